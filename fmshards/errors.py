@@ -1,0 +1,39 @@
+"""Errors that fmshards raises on purpose.
+
+Each carries one message and nothing else, so that it pickles: an exception that does not pickle, raised in a
+DataLoader worker of an iterable data set, ends the epoch early without an error.
+"""
+
+from __future__ import annotations
+
+
+class FmshardsError(Exception):
+    """Base of every error that fmshards raises on purpose. The message says what, where and what to do."""
+
+
+class InputError(FmshardsError):
+    """An option, an argument or the source data is not what it must be."""
+
+
+class ModelError(FmshardsError):
+    """A model cannot be loaded, traced or split, or a cut is not valid."""
+
+
+class CodecError(FmshardsError):
+    """Values cannot be encoded, a rate is out of range, or rows do not fit their codec."""
+
+
+class FormatError(FmshardsError):
+    """A plan, manifest or shard is malformed, hostile or of another version."""
+
+
+class CorruptError(FormatError):
+    """Stored bytes are not the bytes that were written: a checksum or a length differs."""
+
+
+class MismatchError(FmshardsError):
+    """A shard set is sound but is not the one asked for: its identity, options or input differ."""
+
+
+class StoreError(FmshardsError):
+    """Bytes at a URL cannot be read or written."""
