@@ -1,7 +1,7 @@
 """The one little language of options: `name(1, key=2, size=(3, 4), word)+name`.
 
-Preprocessing, recipes and mirror ways are written in it. It is a subset of Python's expression syntax, read with
-`ast` and never evaluated.
+Preprocessing, recipes and mirror ways are written in it. It is a subset of Python's expression syntax, read
+with `ast` and never evaluated.
 """
 
 from __future__ import annotations

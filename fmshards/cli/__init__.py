@@ -1,0 +1,69 @@
+"""The command line: one command a file. A command parses, calls one function of a room and prints. No logic.
+
+A command's module is imported when that command is asked for, and torch only inside the commands that need
+it, so that `fmshards --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+
+import click
+
+from fmshards import __version__
+from fmshards.errors import FmshardsError
+
+_COMMANDS = {
+    "cuts": "list where a model can be cut, and what a feature costs there",
+    "extract": "run the frozen layers once over a data set and write a shard set",
+    "inspect": "say what a shard set holds",
+    "verify": "read a whole shard set and check every byte",
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"fmshards.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="fmshards")
+def cli() -> None:
+    """Run the frozen part of a network once; train the rest from its stored features."""
+
+
+def main() -> None:
+    """Entry point: an error of ours is one line on stderr and exit code 1 (2 for a wrong command line)."""
+    warnings.showwarning = _warn
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except FmshardsError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
+    if issubclass(category, UserWarning):
+        click.echo(f"warning: {message}", err=True)

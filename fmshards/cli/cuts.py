@@ -1,0 +1,53 @@
+"""`fmshards cuts MODEL`."""
+
+from __future__ import annotations
+
+import click
+
+from fmshards.cli.options import bytes_text, json_option, print_json, table, weights_option
+
+
+@click.command("cuts")
+@click.argument("model")
+@weights_option
+@click.option("--size", default=224, show_default=True, help="height and width of the example image")
+@click.option("--all", "everything", is_flag=True, help="also the cuts that are no module's output")
+@json_option
+def command(model: str, weights: str | None, size: int, everything: bool, as_json: bool) -> None:
+    """List every point of MODEL where exactly one tensor is alive, the sensible ones first.
+
+    MODEL is torchvision:NAME, timm:NAME, package.module:factory or path/to/file.py:factory.
+    """
+    import warnings
+    from dataclasses import asdict
+
+    import torch
+
+    from fmshards.model import cuts, load_model
+
+    with warnings.catch_warnings():
+        # Where a model can be cut does not depend on its weights.
+        warnings.simplefilter("ignore", UserWarning)
+        network = load_model(model, weights)
+    found = cuts(network, torch.zeros(1, 3, size, size))
+    if as_json:
+        print_json([asdict(c) for c in found])
+        return
+    shown = [c for c in found if everything or c.module is not None] or found
+    total = shown[0].flops_before + shown[0].flops_after
+    rows: list[list[str]] = []
+    for cut in shown:
+        rows.append(
+            [
+                cut.name,
+                cut.kind,
+                "x".join(map(str, cut.shape)),
+                bytes_text(cut.bytes),
+                f"{100 * cut.flops_before / max(total, 1):.1f}%",
+                "; ".join(cut.warnings),
+            ]
+        )
+    table(rows, ["cut", "kind", "shape", "bytes", "FLOPs before", "notes"])
+    hidden = len(found) - len(shown)
+    if hidden:
+        click.echo(f"({hidden} more cuts between modules: --all)")

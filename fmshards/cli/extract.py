@@ -1,0 +1,67 @@
+"""`fmshards extract SOURCE OUT`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fmshards.cli.options import MODEL_HELP, bytes_text, json_option, print_json, weights_option
+
+
+@click.command("extract")
+@click.argument("source")
+@click.argument("out")
+@click.option("--model", required=True, help=MODEL_HELP)
+@weights_option
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    required=True,
+    metavar="NAME:RATE",
+    help="a cut and its rate: bits a value (ZFP), or fp32, fp16, bf16; may be repeated",
+)
+@click.option("--preprocess", help="timm, torchvision, or 'resize(256)+center_crop(224)+normalize(imagenet)'")
+@click.option("--recipe", help="augmentation, such as 'flip+crop(pad=4)'; none by default")
+@click.option(
+    "--mirror", default="stored", show_default=True, help="stored, mapped, mapped(kernel=1) or none"
+)
+@click.option("--views", default=0, show_default=True, help="stored views of the sensitive channels")
+@click.option("--sensitive", help="which channels views hold: a fraction, threshold(0.9), or a list [0,3,5]")
+@click.option("--calibration", default=512, show_default=True, help="samples that calibration looks at")
+@click.option("--batch", default=64, show_default=True, help="samples in one forward")
+@click.option("--device", help="cpu, cuda, cuda:1 ...; by default cuda where there is one")
+@click.option(
+    "--precision", default="float32", show_default=True, type=click.Choice(["float32", "bf16", "fp16"])
+)
+@click.option("--workers", default=0, show_default=True, help="processes that decode images")
+@click.option("--chunk", type=int, help="samples in a chunk; by default 4 MB of the largest row, 8 to 256")
+@click.option("--shard-size", type=int, help="samples in a shard, for a folder of images (10000)")
+@click.option("--image-field", help="the field that holds the image; by default the only one that can")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--overwrite", is_flag=True, help="replace a shard set that differs")
+@json_option
+def command(source: str, out: str, layers: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Run the frozen layers of a model once over SOURCE and write a shard set at OUT.
+
+    SOURCE is WebDataset shards (braces; a path or a URL) or a folder of images in class folders. What is
+    already whole in OUT is kept, so that the same command continues where it was stopped.
+    """
+    from fmshards.extract import extract, layer_rates
+
+    manifest = extract(source, out, layers=layer_rates(layers), **options)
+    summary = {
+        "set": out,
+        "samples": manifest.samples,
+        "bytes": {name: sum(s.bytes for s in shards) for name, shards in manifest.shards.items()},
+        "error_db": {name: error["db"] for name, error in manifest.errors.items()},
+    }
+    if as_json:
+        print_json(summary)
+        return
+    click.echo(f"{out}: {manifest.samples} samples")
+    for name, size in summary["bytes"].items():
+        error = summary["error_db"][name]
+        quality = "exact" if error is None else f"relative squared error {error:.1f} dB"
+        click.echo(f"  {name}: {bytes_text(size)} in {len(manifest.shards[name])} shards, {quality}")
