@@ -1,0 +1,53 @@
+"""Train the rest of a network from a shard set, in a plain PyTorch loop.
+
+    fmshards extract 'examples/data/cifar10-train-{000000..000004}.tar' OUT --model examples/resnet20.py:resnet20 \\
+        --weights examples/data/resnet20.safetensors --preprocess 'normalize(imagenet)' \\
+        --layer layer2:4 --recipe 'flip+crop(pad=4)'
+    python examples/plain_loop.py OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import fmshards
+from fmshards.model import load_model
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("shards", help="a shard set that holds layer2 of the bundled ResNet-20")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=1)
+    args = parser.parse_args()
+
+    model = load_model(f"{HERE}/resnet20.py:resnet20", f"{HERE}/data/resnet20.safetensors")
+    _, suffix = fmshards.split(model, "layer2", torch.zeros(1, 3, 32, 32))
+    # `model=` makes the loader refuse shards that another network, or other weights, wrote.
+    batches = fmshards.loader(args.shards, batch_size=args.batch_size, num_workers=args.workers, model=model)
+    optimizer = torch.optim.SGD(suffix.parameters(), lr=0.01, momentum=0.9)
+
+    for epoch in range(args.epochs):
+        suffix.train()
+        total, correct, seen = 0.0, 0, 0
+        for batch in batches:
+            logits = suffix(batch["layer2"])
+            loss = F.cross_entropy(logits, batch["cls"])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(logits)
+            correct += int((logits.argmax(1) == batch["cls"]).sum())
+            seen += len(logits)
+        print(f"epoch {epoch}: {seen} samples, loss {total / seen:.3f}, accuracy {correct / seen:.3f}")
+
+
+if __name__ == "__main__":
+    main()
