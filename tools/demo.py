@@ -230,7 +230,7 @@ def table(
 ) -> str:
     online = ways[-1].name
     rows = [
-        "| way | test accuracy, % | s an epoch | against online | bytes a sample | of fp32 | of JPEG | GFLOPs an epoch |",
+        "| way | accuracy, % | s an epoch | against online | bytes a sample | of fp32 | of JPEG | GFLOPs an epoch |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for way in ways:
