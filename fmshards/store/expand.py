@@ -1,0 +1,57 @@
+"""Input URLs as people write them: `train-{000000..000099}.tar`, `photos/*.tar`, or a list of such."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+from collections.abc import Sequence
+
+from fmshards.errors import InputError
+from fmshards.store.url import is_local, local_path
+
+_MOST_URLS = 1_000_000
+
+
+def expand(urls: str | Sequence[str]) -> list[str]:
+    """Every URL meant, in order: braces expanded, then globs of local paths (sorted).
+
+    Raises InputError where a local path or glob matches nothing, braces do not close, or the list is empty.
+    """
+    patterns = [urls] if isinstance(urls, str) else list(urls)
+    found = [url for pattern in patterns for braced in _braces(str(pattern)) for url in _globs(braced)]
+    if not found:
+        raise InputError("expected at least one URL, found none")
+    return found
+
+
+def _braces(pattern: str) -> list[str]:
+    if "{" not in pattern or _is_there(pattern):
+        return [pattern]
+    import braceexpand
+
+    try:
+        found = list(itertools.islice(braceexpand.braceexpand(pattern), _MOST_URLS + 1))
+    except ValueError as error:
+        raise InputError(f"{pattern}: the braces cannot be read: {error}; write {{000000..000099}}") from None
+    if len(found) > _MOST_URLS:
+        raise InputError(f"{pattern}: expected at most {_MOST_URLS:,} URLs, found more")
+    return found
+
+
+def _globs(url: str) -> list[str]:
+    if _is_there(url):
+        return [url]
+    if not is_local(url):
+        if "*" in url:
+            raise InputError(f"{url}: * is read in local paths only; name the shards by braces, as {{000000..000099}}")
+        return [url]
+    path = local_path(url)
+    found = sorted(glob.glob(path)) if glob.has_magic(path) else []
+    if not found:
+        raise InputError(f"{url}: nothing is there")
+    return found
+
+
+def _is_there(url: str) -> bool:
+    return is_local(url) and os.path.exists(local_path(url))

@@ -1,0 +1,86 @@
+"""A backend's errors in our words: one message that says what, where and how much, in an exception that pickles."""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
+
+from fmshards.errors import FmshardsError, StoreError
+
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file is too large"}
+_BUFFER = 1 << 20
+
+
+@contextmanager
+def guard(action: str, url: str, amount: str = "") -> Iterator[None]:
+    """Turn whatever a backend raises inside into a StoreError "cannot <action> <url>: ...".
+
+    amount: how much was being written, said where the disk is full.
+    """
+    try:
+        yield
+    except FmshardsError:
+        raise
+    except FileNotFoundError:
+        raise StoreError(f"cannot {action} {url}: it does not exist") from None
+    except OSError as error:
+        raise StoreError(f"cannot {action} {url}: {_describe(error, amount)}") from None
+    except Exception as error:  # a backend may raise anything, and often what does not pickle
+        raise StoreError(f"cannot {action} {url}: {type(error).__name__}: {error}") from None
+
+
+def _describe(error: OSError, amount: str) -> str:
+    if error.errno in _FULL:
+        writing = f" (writing {amount})" if amount else ""
+        return f"{_FULL[error.errno]}{writing}; free some space or choose another place, then run again"
+    return f"{error.strerror or error or 'no reason given'} ({type(error).__name__})"
+
+
+class _GuardedReader(io.RawIOBase):
+    """A backend's file whose errors, raised in the middle of a body, are ours."""
+
+    def __init__(self, file: Any, url: str) -> None:
+        self._file = file
+        self._url = url
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with guard("read", self._url):
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            try:
+                with guard("close", self._url):
+                    self._file.close()
+            finally:
+                super().close()
+
+
+def guarded_reader(file: Any, url: str) -> BinaryIO:
+    """`file`, to be read from start to end; an error in the middle is a StoreError naming `url`."""
+    return cast(BinaryIO, io.BufferedReader(_GuardedReader(file, url), _BUFFER))
+
+
+class _GuardedWriter(io.FileIO):
+    """A local file being written, whose errors say for which URL and after how many bytes."""
+
+    def __init__(self, fd: int, url: str) -> None:
+        super().__init__(fd, "wb")
+        self._url = url
+
+    def write(self, data: Any) -> int:
+        with guard("write", self._url, f"{memoryview(data).nbytes:,} bytes at byte {self.tell():,}"):
+            return super().write(data)
+
+
+def guarded_writer(fd: int, url: str) -> BinaryIO:
+    """A buffered writer on the open descriptor `fd`; a full disk is a StoreError naming `url`."""
+    return cast(BinaryIO, io.BufferedWriter(_GuardedWriter(fd, url), _BUFFER))
