@@ -13,3 +13,5 @@ if [ ! -e "$stamp" ]; then
   touch "$stamp"
 fi
 PATH="$(cd "$VENV/bin" && pwd):$PATH"
+# With more busy processes than cores, OpenMP threads that spin while they wait made training eight times slower.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}

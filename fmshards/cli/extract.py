@@ -24,17 +24,13 @@ from fmshards.cli.options import MODEL_HELP, bytes_text, json_option, print_json
 )
 @click.option("--preprocess", help="timm, torchvision, or 'resize(256)+center_crop(224)+normalize(imagenet)'")
 @click.option("--recipe", help="augmentation, such as 'flip+crop(pad=4)'; none by default")
-@click.option(
-    "--mirror", default="stored", show_default=True, help="stored, mapped, mapped(kernel=1) or none"
-)
+@click.option("--mirror", default="stored", show_default=True, help="stored, mapped, mapped(kernel=1) or none")
 @click.option("--views", default=0, show_default=True, help="stored views of the sensitive channels")
 @click.option("--sensitive", help="which channels views hold: a fraction, threshold(0.9), or a list [0,3,5]")
 @click.option("--calibration", default=512, show_default=True, help="samples that calibration looks at")
 @click.option("--batch", default=64, show_default=True, help="samples in one forward")
 @click.option("--device", help="cpu, cuda, cuda:1 ...; by default cuda where there is one")
-@click.option(
-    "--precision", default="float32", show_default=True, type=click.Choice(["float32", "bf16", "fp16"])
-)
+@click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bf16", "fp16"]))
 @click.option("--workers", default=0, show_default=True, help="processes that decode images")
 @click.option("--chunk", type=int, help="samples in a chunk; by default 4 MB of the largest row, 8 to 256")
 @click.option("--shard-size", type=int, help="samples in a shard, for a folder of images (10000)")

@@ -17,9 +17,9 @@ MODEL_HELP = (
 
 
 def weights_option(function: F) -> F:
-    return click.option(
-        "--weights", help="a .safetensors or weights-only .pth file, or a name of the library's own"
-    )(function)
+    return click.option("--weights", help="a .safetensors or weights-only .pth file, or a name of the library's own")(
+        function
+    )
 
 
 def json_option(function: F) -> F:
@@ -35,9 +35,7 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
     widths = [max(len(str(r[i])) for r in [header, *rows]) for i in range(len(header))]
     numeric = [all(_is_number(r[i]) for r in rows) for i in range(len(header))]
     for row in [header, *rows]:
-        cells = [
-            str(c).rjust(w) if n else str(c).ljust(w) for c, w, n in zip(row, widths, numeric, strict=True)
-        ]
+        cells = [str(c).rjust(w) if n else str(c).ljust(w) for c, w, n in zip(row, widths, numeric, strict=True)]
         click.echo("  ".join(cells).rstrip())
 
 
