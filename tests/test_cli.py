@@ -1,0 +1,143 @@
+"""The command line, end to end, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "examples" / "data"
+MODEL = f"{ROOT}/examples/resnet20.py:resnet20"
+WEIGHTS = f"{DATA}/resnet20.safetensors"
+
+
+def fmshards(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fmshards", *map(str, words)], capture_output=True, text=True, cwd=cwd, check=False
+    )
+
+
+def extract(source: object, out: object, *more: object) -> subprocess.CompletedProcess[str]:
+    return fmshards(
+        *("extract", source, out, "--model", MODEL, "--weights", WEIGHTS, "--preprocess", "normalize(imagenet)"),
+        *("--recipe", "flip+crop(pad=4)", "--calibration", 64, *more),
+    )
+
+
+@pytest.fixture(scope="module")
+def shard_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "set"
+    done = extract(DATA / "cifar10-test-000000.tar", out, "--layer", "layer2:4", "--layer", "layer3:2", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["samples"] == 500
+    assert set(summary["bytes"]) == {"layer2", "layer3"}
+    return out
+
+
+def test_help_loads_no_heavy_module() -> None:
+    code = (
+        "import sys\nfrom fmshards.cli import cli\n"
+        "cli.main(['--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'numpy', 'webdataset', 'torchvision', 'fsspec'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("cuts", "extract", "inspect", "verify"):
+        assert command in done.stdout
+
+
+def test_cuts_prints_the_sensible_ones_and_json() -> None:
+    text = fmshards("cuts", MODEL, "--size", 32)
+    assert text.returncode == 0, text.stderr
+    assert "layer2" in text.stdout
+    found = json.loads(fmshards("cuts", MODEL, "--size", 32, "--json").stdout)
+    layer2 = next(c for c in found if c["name"] == "layer2")
+    assert layer2["shape"] == [32, 16, 16]
+    assert layer2["bytes"] == 32 * 16 * 16 * 4
+    assert layer2["flops_before"] > 0
+    assert layer2["flops_after"] > 0
+
+
+def test_inspect_says_what_the_set_holds(shard_set: Path) -> None:
+    text = fmshards("inspect", shard_set)
+    assert text.returncode == 0, text.stderr
+    for word in ("layer2", "layer3", "500", "flip+crop(pad=4)", "mirror"):
+        assert word in text.stdout
+    found = json.loads(fmshards("inspect", shard_set, "--json").stdout)
+    assert found["samples"] == 500
+    assert [layer["name"] for layer in found["layers"]] == ["layer2", "layer3"]
+
+
+def test_inspect_one_sample(shard_set: Path) -> None:
+    found = json.loads(fmshards("inspect", shard_set, "--sample", 7, "--json").stdout)
+    assert found["key"]
+    assert found["layers"]["layer2"]["shape"] == [32, 16, 16]
+    beyond = fmshards("inspect", shard_set, "--sample", 500)
+    assert beyond.returncode == 1
+    assert "500" in beyond.stderr
+
+
+def test_verify_passes_and_names_the_first_bad_byte(shard_set: Path, tmp_path: Path) -> None:
+    good = fmshards("verify", shard_set, "--model", MODEL, "--weights", WEIGHTS)
+    assert good.returncode == 0, good.stderr
+    assert "8 samples" in good.stdout
+
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", shard_set, copy], check=True)
+    tar = copy / "layer2" / "000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[len(data) // 2] ^= 1
+    tar.write_bytes(data)
+    bad = fmshards("verify", copy)
+    assert bad.returncode == 1
+    assert "layer2/000000.tar" in bad.stderr
+    assert "byte" in bad.stderr
+    found = json.loads(fmshards("verify", copy, "--json").stdout)
+    assert found["ok"] is False
+    assert found["problems"]
+
+
+def test_verify_refuses_other_weights(shard_set: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(WEIGHTS)
+    state["conv1.weight"][0, 0, 0, 0] += 1e-3
+    save_file(state, tmp_path / "other.safetensors")
+    done = fmshards("verify", shard_set, "--model", MODEL, "--weights", tmp_path / "other.safetensors")
+    assert done.returncode == 1
+    assert "prefix" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--layer", "layer2:40"), "40"),
+        (("--layer", "layer9:4"), "layer3"),
+        (("--layer", "layer2"), "NAME:RATE"),
+        (("--layer", "layer2:4", "--mirror", "sideways"), "stored"),
+        (("--layer", "layer2:4", "--shard-size", "100"), "shard"),
+    ],
+)
+def test_bad_options_are_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    done = extract(DATA / "cifar10-test-000000.tar", tmp_path / "out", *words)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_missing_source_and_missing_set(tmp_path: Path) -> None:
+    done = extract(tmp_path / "no-{0..3}.tar", tmp_path / "out", "--layer", "layer2:4")
+    assert done.returncode == 1
+    assert "no-0.tar" in done.stderr
+    for command in ("inspect", "verify"):
+        done = fmshards(command, tmp_path / "nothing")
+        assert done.returncode == 1
+        assert "nothing" in done.stderr
+        assert "Traceback" not in done.stderr
