@@ -1,0 +1,1 @@
+"""From shards to batches: order (pure functions), fetch, verify, window of compressed rows, decode, augment, batch."""

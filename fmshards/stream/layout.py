@@ -1,0 +1,141 @@
+"""Choosing a deal (G, K, M) and stating its memory need before a byte is read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from fmshards.errors import InputError
+from fmshards.stream.order import Deal
+
+READ_AHEAD = 2
+"""Chunks that a worker reads ahead of the batch it makes."""
+
+_MOST_LANES = 64
+_MOST_WINDOW = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a deal is chosen for: the set's numbers and the processes."""
+
+    samples: int
+    chunks: int
+    chunk: int
+    row_bytes: int
+    """Bytes that one sample holds in the window, over all layers and members read."""
+    batch_size: int
+    """Samples of one rank's batch."""
+    ranks: int
+    workers: int
+    memory: int
+    """Bytes that all workers of one rank may hold."""
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.batch_size * self.ranks
+
+
+def choose_deal(job: Job, groups: int | None = None, lanes: int | None = None, window: int | None = None) -> Deal:
+    """The deal for a job; what is given is kept, the rest is chosen.
+
+    G = the workers; K = the largest divisor of B that the ranks divide, up to 64, with G * K <= chunks / 8, never
+    below the ranks; M, up to 16 chunks, is what the memory holds. Raises InputError where numbers do not divide, a
+    batch is larger than the set, or the memory does not hold the least of windows; it says which would do.
+    """
+    if job.batch > job.samples:
+        raise InputError(
+            f"a batch of {_over_ranks(job)} is larger than the set, which has {job.samples} samples; "
+            f"batch_size {job.samples // job.ranks} is the largest that would do"
+        )
+    groups = max(job.workers, 1) if groups is None else groups
+    _at_least_one("groups", groups)
+    if groups % max(job.workers, 1):
+        raise InputError(
+            f"{job.workers} workers do not divide groups={groups}; workers that would do: "
+            f"{_listed(_divisors(groups))} (or leave groups out: it is then the number of workers)"
+        )
+    allowed = [k for k in _divisors(job.batch) if k % job.ranks == 0]
+    if lanes is not None:
+        _at_least_one("lanes", lanes)
+        if lanes not in allowed:
+            raise InputError(
+                f"lanes={lanes} must divide the batch of {_over_ranks(job)} and be divided by the {job.ranks} "
+                f"ranks; lanes that would do: {_listed(allowed)}"
+            )
+        candidates = [lanes]
+    else:
+        most = max(job.ranks, min(_MOST_LANES, job.chunks // 8 // groups))
+        candidates = [k for k in reversed(allowed) if k <= most]
+    if window is not None:
+        _at_least_one("window", window)
+    for lanes_ in candidates:
+        deal = Deal(job.samples, job.chunk, job.batch, groups, lanes_, window or 1)
+        if memory_needed(deal, job) <= job.memory:
+            return deal if window is not None else _widest(deal, job)
+    least = Deal(job.samples, job.chunk, job.batch, groups, candidates[-1], window or 1)
+    raise InputError(
+        f"memory={job.memory} does not hold the least that streaming this set takes: "
+        f"{memory_needed(least, job)} bytes for batch_size={job.batch_size}, {job.workers} workers, "
+        f"{groups} x {least.lanes} lanes over {job.ranks} ranks and chunks of {job.chunk} x {job.row_bytes} bytes; "
+        "give more memory, fewer workers or fewer layers"
+    )
+
+
+def memory_needed(deal: Deal, job: Job) -> int:
+    """Bytes that one rank's workers hold at most: windows of compressed rows, one batch of them a worker, and the
+    chunks being read ahead. Decoded batches that wait in the DataLoader come on top."""
+    lanes = deal.groups * deal.lanes // job.ranks
+    rows = lanes * lane_slots(deal) + workers_of(job) * (job.batch_size + (READ_AHEAD + 1) * job.chunk)
+    return rows * job.row_bytes
+
+
+def evaluation_memory(job: Job) -> int:
+    """As memory_needed, in stored order: a worker holds one batch and parts of the chunks it touches."""
+    return workers_of(job) * (2 * job.batch_size + (READ_AHEAD + 2) * job.chunk) * job.row_bytes
+
+
+def lane_slots(deal: Deal) -> int:
+    """Rows that a lane holds at most.
+
+    A row at position p leaves once the window has passed p + U(0, Mn): of the last Mn positions half are still
+    there, with variance Mn / 6; at most one more chunk has been begun, and the batch being made is held as well.
+    Eight standard deviations are allowed for, and never more than the whole lane.
+    """
+    span = deal.window * deal.chunk
+    share = deal.batch // deal.lanes
+    most = span // 2 + deal.chunk + share + math.ceil(8 * math.sqrt(span / 6)) + 1
+    return min(most, deal.group_batches(0) * share)
+
+
+def workers_of(job: Job) -> int:
+    """Processes that make batches: the main process where there are no workers."""
+    return max(job.workers, 1)
+
+
+def _widest(deal: Deal, job: Job) -> Deal:
+    lane = -(-deal.group_batches(0) * (deal.batch // deal.lanes) // deal.chunk)
+    window = max(1, min(_MOST_WINDOW, lane))
+    while window > 1 and memory_needed(replace(deal, window=window), job) > job.memory:
+        window -= 1
+    return replace(deal, window=window)
+
+
+def _divisors(number: int) -> list[int]:
+    low = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return sorted({*low, *(number // d for d in low)})
+
+
+def _listed(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:12]))
+    return shown + (", ..." if len(numbers) > 12 else "")
+
+
+def _over_ranks(job: Job) -> str:
+    return f"{job.batch_size}" if job.ranks == 1 else f"{job.batch} ({job.ranks} ranks x {job.batch_size})"
+
+
+def _at_least_one(what: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{what} is a whole number from 1 on, found {value!r}")
