@@ -1,0 +1,49 @@
+"""Augmentation that survives caching: recipes, thetas, and the same move on images and on features.
+
+- `recipe`, `mirror`: what the user asks for, as text, JSON and plain data.
+- `random`, `theta`, `draw`: counter-based draws of affine maps.
+- `move` is S_theta (features), `render` is T_theta (images), `custom` runs a transform of the user's.
+- `mirror_map`, `fit`: the flipped image's feature as a linear map of the base's.
+- `replace`: a view's stored channels into a moved reference.
+"""
+
+from __future__ import annotations
+
+from fmshards.augment.draw import fresh_theta, view_reference, view_theta
+from fmshards.augment.fit import fit_mirror, mirror_error
+from fmshards.augment.mirror import Mirror, parse_mirror
+from fmshards.augment.mirror_map import MirrorMap
+from fmshards.augment.move import move
+from fmshards.augment.random import draw, hash64, philox, uniforms
+from fmshards.augment.recipe import Crop, Flip, Recipe, ResizedCrop, parse_recipe
+from fmshards.augment.replace import replace
+from fmshards.augment.theta import FLIP, compose, crop_box, identity_theta, invert, phi_of, translate
+
+__all__ = [
+    "FLIP",
+    "Crop",
+    "Flip",
+    "Mirror",
+    "MirrorMap",
+    "Recipe",
+    "ResizedCrop",
+    "compose",
+    "crop_box",
+    "draw",
+    "fit_mirror",
+    "fresh_theta",
+    "hash64",
+    "identity_theta",
+    "invert",
+    "mirror_error",
+    "move",
+    "parse_mirror",
+    "parse_recipe",
+    "phi_of",
+    "philox",
+    "replace",
+    "translate",
+    "uniforms",
+    "view_reference",
+    "view_theta",
+]
