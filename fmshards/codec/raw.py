@@ -1,0 +1,105 @@
+"""`raw`: rows of plain little-endian values, fp32, fp16 or bf16, in the sample's own order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fmshards.codec.check import check_batch, check_rows, float32_slab, output, slabs
+from fmshards.codec.feature import FeatureSpec
+from fmshards.codec.layout import channel_of_value
+from fmshards.errors import CodecError, CorruptError
+
+if TYPE_CHECKING:
+    import torch
+
+ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class RawCodec:
+    """Rows of the values themselves as `dtype`: "fp32", "fp16" or "bf16" (rounded to nearest, ties to even)."""
+
+    spec: FeatureSpec
+    dtype: str
+
+    name = "raw"
+    extension = "raw"
+    order = None
+
+    @property
+    def row_bytes(self) -> int:
+        return self.spec.values * ITEM_BYTES[self.dtype]
+
+    @property
+    def rate(self) -> float:
+        """Bits for each value of the feature."""
+        return 8.0 * ITEM_BYTES[self.dtype]
+
+    def encode(self, x: torch.Tensor | npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """Encode x, floating-point [n, *shape], into uint8 [n, row_bytes].
+
+        Raises CodecError, naming sample and channel, for values that are not finite or beyond the range of `dtype`.
+        """
+        import torch
+
+        check_batch(x, self.spec)
+        rows = np.empty((len(x), self.row_bytes), np.uint8)
+        stored = torch.from_numpy(rows).view(self._torch_dtype())
+        for first, last in slabs(len(x), self.spec.values):
+            flat = float32_slab(x, first, last, self.spec)
+            part = stored[first:last]
+            part.copy_(torch.from_numpy(flat))
+            if self.dtype != "fp32" and not torch.isfinite(part.max() - part.min()):
+                self._refuse_overflow(flat, part, first)
+        return rows
+
+    def decode(
+        self,
+        rows: torch.Tensor | npt.NDArray[np.uint8],
+        out: torch.Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """Decode rows, uint8 [B, row_bytes] (any strides), into [B, *shape]; `out` and `dtype` as in ZfpCodec."""
+        import torch
+
+        data = check_rows(rows, self.row_bytes)
+        out = output(len(data), self.spec, rows, out, dtype)
+        for first, last in slabs(len(data), self.spec.values):
+            # A copy: rows may be read-only, strided, or start at an odd address.
+            values = torch.from_numpy(np.array(data[first:last], order="C")).view(self._torch_dtype())
+            out[first:last].copy_(values.view(last - first, *self.spec.shape))
+        return out
+
+    def member(self, rows: npt.NDArray[np.uint8]) -> bytes:
+        """The stored member of a chunk: its rows."""
+        return check_rows(rows, self.row_bytes).tobytes()
+
+    def rows(self, member: bytes, n: int) -> npt.NDArray[np.uint8]:
+        """uint8 [n, row_bytes], a read-only view of a member. Raises CorruptError on a wrong length."""
+        expected = n * self.row_bytes
+        if n < 0 or len(member) != expected:
+            raise CorruptError(f"expected a raw member of {expected} bytes for {n} samples, found {len(member)}")
+        return np.frombuffer(member, np.uint8).reshape(n, self.row_bytes)
+
+    def config(self) -> dict[str, Any]:
+        """All of the codec, as JSON; `codec_from_config` reads it."""
+        return {"codec": "raw", "spec": self.spec.to_json(), "order": None, "dtype": self.dtype}
+
+    def _torch_dtype(self) -> torch.dtype:
+        import torch
+
+        return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.dtype]
+
+    def _refuse_overflow(self, flat: npt.NDArray[np.float32], part: torch.Tensor, first: int) -> None:
+        bad = (~part.isfinite()).nonzero()
+        if not len(bad):
+            return
+        sample, value = (int(i) for i in bad[0])
+        raise CodecError(
+            f"cannot encode: {flat[sample, value]} in sample {first + sample} of the batch, channel "
+            f"{channel_of_value(self.spec, value)}, is too large for {self.dtype}; store fp32 or bf16"
+        )

@@ -1,0 +1,137 @@
+"""`zfp`: rows of ZFP fixed-rate blocks (Lindstrom, "Fixed-rate compressed floating-point arrays", 2014).
+
+A member is zfpy's own stream of the chunk's blocks: the row matrix, then zero bytes up to a multiple of 8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from fmshards.codec import engine_zfpy as engine
+from fmshards.codec.check import check_batch, check_rows, float32_slab, is_plain_float32, output, slabs
+from fmshards.codec.feature import FeatureSpec
+from fmshards.codec.layout import Layout, Order, channel_of_block, layout_of
+from fmshards.errors import CodecError, CorruptError
+
+if TYPE_CHECKING:
+    import torch
+
+LEAST_BITS, MOST_BITS = 16, 2048
+_WORD = 8
+# A block starts with a flag and 8 bits of exponent e, its largest magnitude being under 2^(e - 127). zfp scales by
+# 2^(157 - e), which is infinite in float32 for e < 30 (largest magnitude under 2^-98, 3.2e-30): garbage. With
+# e >= 254 what is decoded may be beyond float32's range.
+_LEAST_EXPONENT = 30
+_CLOSE_TO_INFINITE = 254
+
+
+@dataclass(frozen=True)
+class ZfpCodec:
+    """Rows of `block_bits` bits for each block of 4 x 4 x 4 values; see layout.py for which values make a block."""
+
+    spec: FeatureSpec
+    block_bits: int
+    order: Order = None
+
+    name = "zfp"
+    extension = "zfp"
+
+    @property
+    def layout(self) -> Layout:
+        return layout_of(self.spec, self.order)
+
+    @property
+    def row_bytes(self) -> int:
+        return self.layout.blocks * self.block_bits // 8
+
+    @property
+    def rate(self) -> float:
+        """Bits for each value of the feature, padding counted."""
+        return 8 * self.row_bytes / self.spec.values
+
+    def encode(self, x: torch.Tensor | npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """Encode x, floating-point [n, *shape], into uint8 [n, row_bytes].
+
+        Raises CodecError, naming sample and channel, for values that are not finite or that ZFP cannot hold: a
+        block that is not all zeros and whose largest magnitude is under 2^-98 (3.2e-30), or one so close to
+        float32's end that it decodes to infinity.
+        """
+        check_batch(x, self.spec)
+        layout = self.layout
+        rows = np.empty((len(x), self.row_bytes), np.uint8)
+        for first, last in slabs(len(x), self.spec.values):
+            flat = float32_slab(x, first, last, self.spec)
+            engine.encode_rows(flat, layout, self.block_bits, rows[first:last])
+            self._check_exponents(rows[first:last], first)
+        return rows
+
+    def decode(
+        self,
+        rows: torch.Tensor | npt.NDArray[np.uint8],
+        out: torch.Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """Decode rows, uint8 [B, row_bytes] (any strides, from any chunks), into [B, *shape].
+
+        out: a floating-point tensor of that shape, any strides and device; else a new one of `dtype` (float32)
+        on the device of `rows`. Any bytes decode to something: checksums are checked before. Raises CodecError
+        where the shapes do not fit.
+        """
+        import torch
+
+        data = check_rows(rows, self.row_bytes)
+        out = output(len(data), self.spec, rows, out, dtype)
+        layout, values, straight = self.layout, self.spec.values, is_plain_float32(out)
+        for first, last in slabs(len(data), values):
+            part = out[first:last]
+            flat = part.view(-1, values).numpy() if straight else np.empty((last - first, values), np.float32)
+            engine.decode_rows(data[first:last], layout, self.block_bits, flat)
+            if not straight:
+                part.copy_(torch.from_numpy(flat).view(part.shape))
+        return out
+
+    def member(self, rows: npt.NDArray[np.uint8]) -> bytes:
+        """The stored member of a chunk: zfpy's bytes."""
+        data = check_rows(rows, self.row_bytes)
+        return data.tobytes() + bytes(-data.size % _WORD)
+
+    def rows(self, member: bytes, n: int) -> npt.NDArray[np.uint8]:
+        """uint8 [n, row_bytes], a read-only view of a member. Raises CorruptError on a wrong length."""
+        used = n * self.row_bytes
+        expected = used + -used % _WORD
+        if n < 0 or len(member) != expected:
+            raise CorruptError(f"expected a zfp member of {expected} bytes for {n} samples, found {len(member)}")
+        return np.frombuffer(member, np.uint8, used).reshape(n, self.row_bytes)
+
+    def config(self) -> dict[str, Any]:
+        """All of the codec, as JSON; `codec_from_config` reads it."""
+        order = None if self.order is None else list(self.order)
+        return {"codec": "zfp", "spec": self.spec.to_json(), "order": order, "block_bits": self.block_bits}
+
+    def _check_exponents(self, rows: npt.NDArray[np.uint8], first: int) -> None:
+        blocks = rows.reshape(len(rows), -1, self.block_bits // 8)
+        head = blocks[..., 0] | (blocks[..., 1].astype(np.uint16) << 8)
+        exponent = (head >> 1) & 0xFF
+        nonzero = (head & 1).astype(bool)
+        tiny = nonzero & (exponent < _LEAST_EXPONENT)
+        if tiny.any():
+            self._refuse(tiny, first, "a block's largest magnitude is under 2^-98 (3.2e-30), below ZFP's range")
+        near = nonzero & (exponent >= _CLOSE_TO_INFINITE)
+        if near.any():
+            self._check_decodes(rows, first)
+
+    def _check_decodes(self, rows: npt.NDArray[np.uint8], first: int) -> None:
+        for sample in range(len(rows)):
+            back = self.decode(rows[sample : sample + 1]).numpy()
+            float32_slab(back, 0, 1, self.spec)
+
+    def _refuse(self, bad: npt.NDArray[np.bool_], first: int, why: str) -> NoReturn:
+        sample, block = (int(i) for i in np.argwhere(bad)[0])
+        raise CodecError(
+            f"cannot encode: in sample {first + sample} of the batch, at channel "
+            f"{channel_of_block(self.layout, block)}, {why}; scale the feature, or store it raw (fp32)"
+        )
