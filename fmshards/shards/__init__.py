@@ -1,0 +1,74 @@
+"""shards: the format of a shard set. FORMAT.md at the root is normative: where code and it differ, the code is wrong.
+
+limits.py       the version and the limits of the format
+layer.py        what the plan says of one layer
+plan.py         plan.json
+manifest.py     manifest.json, entries of shards, error sums added up
+differences.py  how two plans differ, in lines for a person
+sets.py         the files of a set at a URL
+fields.py       the other fields of a sample
+meta.py         the first member of a chunk
+index.py        the last member of a shard
+writer.py       shards written
+chunk.py        chunks read, verified
+verify.py       whole shards read again
+tar.py, envelope.py, jsonio.py   USTAR headers, msgpack with a checksum, strict and canonical JSON
+"""
+
+from __future__ import annotations
+
+from fmshards.shards.chunk import Chunk, chunk_from_members, read_chunk
+from fmshards.shards.differences import plan_differences
+from fmshards.shards.fields import columns, decode_field, field_value
+from fmshards.shards.index import ChunkIndex, ShardIndex, check_index, read_index
+from fmshards.shards.layer import Grid, LayerPlan, Similarity, check_name
+from fmshards.shards.manifest import Manifest, ShardEntry, chunk_sizes, layer_error
+from fmshards.shards.plan import InputShard, Plan
+from fmshards.shards.sets import (
+    layer_url,
+    make_manifest,
+    read_calibration,
+    read_manifest,
+    read_plan,
+    write_calibration,
+    write_manifest,
+    write_plan,
+)
+from fmshards.shards.verify import Problem, entry_of, verify_shard
+from fmshards.shards.writer import ShardWriter
+
+__all__ = [
+    "Chunk",
+    "ChunkIndex",
+    "Grid",
+    "InputShard",
+    "LayerPlan",
+    "Manifest",
+    "Plan",
+    "Problem",
+    "ShardEntry",
+    "ShardIndex",
+    "ShardWriter",
+    "Similarity",
+    "check_index",
+    "check_name",
+    "chunk_from_members",
+    "chunk_sizes",
+    "columns",
+    "decode_field",
+    "entry_of",
+    "field_value",
+    "layer_error",
+    "layer_url",
+    "make_manifest",
+    "plan_differences",
+    "read_calibration",
+    "read_chunk",
+    "read_index",
+    "read_manifest",
+    "read_plan",
+    "verify_shard",
+    "write_calibration",
+    "write_manifest",
+    "write_plan",
+]

@@ -1,0 +1,164 @@
+"""What the plan says of one layer: its cut, codecs and what calibration measured."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from fmshards.codec import Codec, codec_from_config
+from fmshards.errors import FormatError
+from fmshards.shards.jsonio import Fields, plain
+from fmshards.shards.limits import NAME_LENGTH
+
+_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.\-]{{0,{NAME_LENGTH - 1}}}")
+_RESERVED = {"plan.json", "manifest.json", "__fmshards__"}
+
+
+def check_name(name: Any, what: str) -> str:
+    """`name` if it can be one piece of a path and a URL as it stands. Raises FormatError."""
+    if isinstance(name, str) and _NAME.fullmatch(name) and ".." not in name and name not in _RESERVED:
+        return name
+    raise FormatError(
+        f"{what} must be 1 to {NAME_LENGTH} letters, digits, '_', '-' or '.' (no '..', not first '.' or '-'), "
+        f"found {name!r}"[:400]
+    )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where a feature's cells lie: cell i of an axis is at pixel `stride * i + offset` of the base image; (y, x)."""
+
+    stride: tuple[float, float]
+    offset: tuple[float, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"stride": [float(v) for v in self.stride], "offset": [float(v) for v in self.offset]}
+
+    @staticmethod
+    def from_json(value: Any, where: str) -> Grid:
+        fields = Fields(value, where)
+        stride = fields.numbers("stride", 1e-6, 1e6)
+        offset = fields.numbers("offset", -1e6, 1e6)
+        fields.done()
+        if len(stride) != 2 or len(offset) != 2:
+            raise FormatError(f"{where}: stride and offset must be two numbers each, for y and x")
+        return Grid((stride[0], stride[1]), (offset[0], offset[1]))
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How alike the moved feature and the feature of the moved image are: one cosine, one relative error a channel."""
+
+    cosine: tuple[float, ...]
+    error: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"cosine": [float(v) for v in self.cosine], "error": [float(v) for v in self.error]}
+
+    @staticmethod
+    def from_json(value: Any, where: str) -> Similarity:
+        fields = Fields(value, where)
+        out = Similarity(fields.numbers("cosine", -1.001, 1.001), fields.numbers("error", 0.0))
+        fields.done()
+        return out
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer of a set. `codec` and `view_codec` are codec configs; `flops` counts the prefix for one sample.
+
+    `mirror_error` is the mapped mirror's relative squared error on held-out samples, in dB; None unless mapped.
+    """
+
+    name: str
+    cut: str
+    codec: dict[str, Any]
+    view_codec: dict[str, Any] | None
+    sensitive: tuple[int, ...]
+    similarity: Similarity | None
+    grid: Grid | None
+    flops: int
+    dtype: str
+    nonnegative: bool
+    mirror_error: float | None
+
+    def __post_init__(self) -> None:
+        # As they will be read back: a plan that was written equals the plan in memory.
+        object.__setattr__(self, "codec", plain(self.codec, f"layer {self.name}: codec"))
+        object.__setattr__(self, "view_codec", plain(self.view_codec, f"layer {self.name}: view_codec"))
+
+    def members(self, streams: tuple[str, ...]) -> dict[str, Codec]:
+        """Stored members of a chunk, in order: name ("base.zfp") -> codec of its rows."""
+        base = codec_from_config(self.codec)
+        view = None if self.view_codec is None else codec_from_config(self.view_codec)
+        out: dict[str, Codec] = {}
+        for stream in streams:
+            codec = view if stream.startswith("view") else base
+            if codec is not None:
+                out[f"{stream}.{codec.extension}"] = codec
+        return out
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "cut": self.cut,
+            "codec": self.codec,
+            "view_codec": self.view_codec,
+            "sensitive": [int(c) for c in self.sensitive],
+            "similarity": None if self.similarity is None else self.similarity.to_json(),
+            "grid": None if self.grid is None else self.grid.to_json(),
+            "flops": int(self.flops),
+            "dtype": self.dtype,
+            "nonnegative": self.nonnegative,
+            "mirror_error": None if self.mirror_error is None else float(self.mirror_error),
+        }
+
+    @staticmethod
+    def from_json(value: Any, where: str) -> LayerPlan:
+        fields = Fields(value, where)
+        name = check_name(fields.take("name"), f"{where}: name")
+        fields.where = where = f"{where} ({name})"
+        similarity, grid = fields.object_or_none("similarity"), fields.object_or_none("grid")
+        out = LayerPlan(
+            name=name,
+            cut=fields.text("cut"),
+            codec=fields.object("codec"),
+            view_codec=fields.object_or_none("view_codec"),
+            sensitive=tuple(fields.items("sensitive")),
+            similarity=None if similarity is None else Similarity.from_json(similarity, f"{where}: similarity"),
+            grid=None if grid is None else Grid.from_json(grid, f"{where}: grid"),
+            flops=fields.integer("flops", 0, 1 << 62),
+            dtype=fields.text("dtype", 32),
+            nonnegative=fields.flag("nonnegative"),
+            mirror_error=fields.number_or_none("mirror_error"),
+        )
+        fields.done()
+        out.check(where)
+        return out
+
+    def check(self, where: str) -> None:
+        """Raise FormatError where the parts of this layer contradict each other."""
+        codec = _codec(self.codec, f"{where}: codec")
+        channels = codec.spec.channels
+        ordered = all(type(c) is int and 0 <= c < channels for c in self.sensitive)
+        if not ordered or list(self.sensitive) != sorted(set(self.sensitive)):
+            raise FormatError(f"{where}: sensitive must be rising channel numbers below {channels}")
+        if self.similarity is not None:
+            found = (len(self.similarity.cosine), len(self.similarity.error))
+            if found != (channels, channels):
+                raise FormatError(f"{where}: similarity must hold {channels} cosines and errors, found {found}")
+        if self.view_codec is not None:
+            view = _codec(self.view_codec, f"{where}: view_codec")
+            if view.spec.shape != codec.spec.select(len(self.sensitive) or 1).shape or not self.sensitive:
+                raise FormatError(
+                    f"{where}: a view of {len(self.sensitive)} channels of {list(codec.spec.shape)} cannot have "
+                    f"shape {list(view.spec.shape)}"
+                )
+
+
+def _codec(config: dict[str, Any], where: str) -> Codec:
+    try:
+        return codec_from_config(config)
+    except FormatError as error:
+        raise FormatError(f"{where}: {error}") from None

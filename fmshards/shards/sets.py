@@ -1,0 +1,107 @@
+"""A shard set at a URL: `plan.json`, one folder of shards a layer, `manifest.json`, and the calibration's arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fmshards import store
+from fmshards.errors import CorruptError, FormatError, InputError
+from fmshards.shards import limits
+from fmshards.shards.index import check_index, read_index
+from fmshards.shards.layer import check_name
+from fmshards.shards.manifest import Manifest, ShardEntry, layer_error
+from fmshards.shards.plan import Plan
+
+PLAN = "plan.json"
+MANIFEST = "manifest.json"
+
+
+def layer_url(set_url: str, layer: str, name: str | None = None) -> str:
+    """URL of a layer's folder, or of its shard `name` ("000000.tar"). Raises FormatError for names that climb out."""
+    parts = [check_name(layer, "layer")] + ([] if name is None else [check_name(name, "shard")])
+    return store.join(set_url, *parts)
+
+
+def read_plan(set_url: str) -> Plan:
+    """The plan of the set at `set_url`, whether it is whole or not. Raises FormatError where there is none."""
+    url = store.join(set_url, PLAN)
+    if not store.exists(url):
+        raise FormatError(f"no shard set here: {url} does not exist; extract one, or check the path")
+    return Plan.from_bytes(store.read_small(url, limits.PLAN_BYTES), url)
+
+
+def read_manifest(set_url: str) -> Manifest:
+    """The manifest of the whole set at `set_url`. Raises FormatError where there is no set or it is not whole."""
+    url = store.join(set_url, MANIFEST)
+    if not store.exists(url):
+        if store.exists(store.join(set_url, PLAN)):
+            raise FormatError(
+                f"{set_url}: the set is not whole: extraction has not finished; run the same extract again"
+            )
+        raise FormatError(f"no shard set here: neither plan.json nor manifest.json is at {set_url}; check the path")
+    return Manifest.from_bytes(store.read_small(url, limits.MANIFEST_BYTES), url)
+
+
+def write_plan(set_url: str, plan: Plan) -> bool:
+    """Write `plan.json` unless one is there; True where it is ours now."""
+    return store.put_if_absent(store.join(set_url, PLAN), plan.to_bytes())
+
+
+def write_manifest(set_url: str, manifest: Manifest) -> None:
+    """Write `manifest.json`, atomically: from now on the set is whole."""
+    store.put(store.join(set_url, MANIFEST), manifest.to_bytes())
+
+
+def make_manifest(set_url: str, plan: Plan, shards: Mapping[str, Sequence[ShardEntry]]) -> Manifest:
+    """The manifest of finished shards, in the order of `plan.inputs`; reads each index for its error sums.
+
+    Raises FormatError or MismatchError where the shards are not those of `plan`.
+    """
+    errors: dict[str, dict[str, Any]] = {}
+    for layer in plan.layers:
+        stats = []
+        for entry in shards[layer.name]:
+            url = layer_url(set_url, layer.name, entry.name)
+            index = read_index(url, entry)
+            check_index(index, plan, layer.name, url)
+            stats.append(index.errors)
+        found = layer_error(stats)
+        if found is not None:
+            errors[layer.name] = found
+    samples = sum(entry.samples for entry in shards[plan.layers[0].name])
+    return Manifest(plan, {name: tuple(entries) for name, entries in shards.items()}, errors, samples)
+
+
+def write_calibration(set_url: str, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Store the calibration's arrays under a name made from their digest; {"file", "sha256"} for the plan."""
+    from safetensors.numpy import save
+
+    data = save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+    if len(data) > limits.CALIBRATION_BYTES:
+        raise InputError(f"calibration takes {len(data)} bytes, the format allows {limits.CALIBRATION_BYTES}")
+    sha256 = hashlib.sha256(data).hexdigest()
+    file = f"calibration-{sha256[:16]}.safetensors"
+    store.put(store.join(set_url, file), data)
+    return {"file": file, "sha256": sha256}
+
+
+def read_calibration(set_url: str, plan: Plan) -> dict[str, np.ndarray]:
+    """The calibration's arrays, "<layer>/<what>"; {} where the plan has none. Raises CorruptError, FormatError."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if plan.calibration is None:
+        return {}
+    url = store.join(set_url, plan.calibration["file"])
+    data = store.read_small(url, limits.CALIBRATION_BYTES)
+    found = hashlib.sha256(data).hexdigest()
+    if found != plan.calibration["sha256"]:
+        raise CorruptError(f"{url}: SHA-256 is {found}, the plan says {plan.calibration['sha256']}")
+    try:
+        return dict(load(data))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{url}: not a safetensors file: {error}") from None
