@@ -1,0 +1,110 @@
+"""`fmshards inspect SET`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fmshards.cli.options import bytes_text, json_option, print_json, table
+
+
+@click.command("inspect")
+@click.argument("url", metavar="SET")
+@click.option("--sample", type=int, metavar="I", help="look at one sample's features instead")
+@json_option
+def command(url: str, sample: int | None, as_json: bool) -> None:
+    """Say what the shard set at SET (a path or a URL) holds: how much, at which rates, how exact, made from what."""
+    if sample is not None:
+        _sample(url, sample, as_json)
+        return
+    from fmshards.shards import read_manifest
+    from fmshards.shards.describe import describe
+
+    found = describe(read_manifest(url))
+    if as_json:
+        print_json({"set": url, **found})
+        return
+    identity, options = found["identity"], found["options"]
+    click.echo(
+        f"{url}: {found['samples']} samples in {found['shards']} shards a layer, {bytes_text(found['bytes'])}, "
+        f"chunks of {found['chunk']}, each holding {', '.join(found['members'])}"
+    )
+    rows = []
+    for layer in found["layers"]:
+        error = layer["error"]
+        rows.append(
+            [
+                layer["name"],
+                layer["kind"],
+                "x".join(map(str, layer["shape"])),
+                f"{layer['codec']} {layer['rate']:.3g}",
+                str(layer["row_bytes"]),
+                f"{layer['bytes_a_sample']:.0f}",
+                f"{layer['fp32_bytes']}",
+                _db(error and error["db"], error),
+                _db(error and error["worst_channel_db"], error),
+                _db(layer["mirror_error_db"], layer["mirror_error_db"]),
+            ]
+        )
+    header = [
+        "layer",
+        "kind",
+        "shape",
+        "codec, bits",
+        "row",
+        "bytes a sample",
+        "fp32",
+        "error dB",
+        "worst",
+        "mirror dB",
+    ]
+    table(rows, header)
+    for title, values in (("identity", identity), ("options", options), ("provenance", found["provenance"])):
+        click.echo(f"{title}:")
+        for key, value in sorted(values.items()):
+            click.echo(f"  {key}: {_short(value)}")
+
+
+def _sample(url: str, index: int, as_json: bool) -> None:
+    from fmshards.stream import open_shards
+
+    samples = open_shards(url)
+    sample = samples[index]
+    layers = {}
+    for name in samples.layers:
+        x = sample[name].float()
+        layers[name] = {
+            "shape": list(x.shape),
+            "min": x.min().item(),
+            "max": x.max().item(),
+            "mean": x.mean().item(),
+            "std": x.std(correction=0).item(),
+            "zeros": (x == 0).float().mean().item(),
+        }
+    fields = {k: _short(v) for k, v in sample.items() if k not in layers and not k.startswith("__")}
+    found = {"index": index, "key": sample["__key__"], "fields": fields, "layers": layers}
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"sample {index}: {found['key']}")
+    for key, value in fields.items():
+        click.echo(f"  {key}: {value}")
+    table(
+        [[name, "x".join(map(str, v["shape"])), *(f"{v[k]:.4g}" for k in _NUMBERS)] for name, v in layers.items()],
+        ["layer", "shape", *_NUMBERS],
+    )
+
+
+_NUMBERS = ("min", "max", "mean", "std", "zeros")
+
+
+def _db(value: float | None, known: object) -> str:
+    if value is not None:
+        return f"{value:.1f}"
+    return "exact" if known else ""
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else text[:197] + "..."
