@@ -23,6 +23,7 @@ from fmshards.shards.plan import Plan, is_digest
 from fmshards.shards.tar import BLOCK, END, INDEX_NAME, META, chunk_key, padding, parse_header
 
 _TAIL = 64 * 1024
+_REACH = limits.INDEX_BYTES + padding(limits.INDEX_BYTES) + BLOCK + len(END)
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,11 @@ def _find(url: str) -> tuple[int, bytes]:
         if found is not None:
             at, length = found
             return start + at, tail[at : at + length]
-        if start == 0 or reach > 2 * limits.INDEX_BYTES or size % BLOCK:
+        if start == 0 or reach >= _REACH or size % BLOCK or tail[-len(END) :] != END:
             raise CorruptError(
                 f"{url}: no index at the end of its {size} bytes: it is cut short, or is not a shard of fmshards"
             )
-        reach *= 8
+        reach = min(8 * reach, _REACH)
 
 
 def _locate(tail: bytes) -> tuple[int, int] | None:

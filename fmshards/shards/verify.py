@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from fmshards import store
-from fmshards.errors import CorruptError, FormatError
+from fmshards.errors import FormatError
 from fmshards.shards import limits
 from fmshards.shards.envelope import crc32
 from fmshards.shards.index import ChunkIndex, ShardIndex, parse_index
@@ -50,7 +50,7 @@ def verify_shard(url: str, entry: ShardEntry, row_bytes: Mapping[str, int] | Non
     StoreError where the shard cannot be read.
     """
     try:
-        found, _ = _walk(url, row_bytes)
+        found, _ = _walk(url, row_bytes, entry.index_offset)
     except _Bad as bad:
         return bad.problem
     if found != entry:
@@ -66,7 +66,7 @@ def entry_of(url: str, plan_digest: str, layer: str) -> ShardEntry | None:
     if not store.exists(url):
         return None
     try:
-        entry, index = _walk(url, None)
+        entry, index = _walk(url, None, None)
     except _Bad:
         return None
     mine = (index.plan, index.layer) == (plan_digest, layer) and url.rsplit("/", 1)[-1] == entry.name
@@ -86,7 +86,8 @@ class _Tape:
         return data
 
 
-def _walk(url: str, row_bytes: Mapping[str, int] | None) -> tuple[ShardEntry, ShardIndex]:
+def _walk(url: str, row_bytes: Mapping[str, int] | None, index_offset: int | None) -> tuple[ShardEntry, ShardIndex]:
+    """What the shard at `url` is, byte by byte; `index_offset` only helps to name what is bad."""
     chunks: list[ChunkIndex] = []
     metas: list[Meta] = []
     keys: set[str] = set()
@@ -95,13 +96,16 @@ def _walk(url: str, row_bytes: Mapping[str, int] | None) -> tuple[ShardEntry, Sh
         while True:
             start = tape.at
             block = tape.read(BLOCK)
-            if parse_header(block) is not None and parse_header(block) == (INDEX_NAME, _size(block)):
+            parsed = parse_header(block)
+            if parsed is not None and parsed[0] == INDEX_NAME:
+                size = parsed[1]
                 break
+            if tape.at == index_offset:
+                raise _Bad(f"header of {INDEX_NAME}", start, tape.at, _not_header(block, parsed, INDEX_NAME))
             meta, chunk = _chunk(tape, block, start, len(chunks), row_bytes)
             _check_follows(meta, chunk, metas[:1], chunks, keys)
             metas = metas[:1] or [meta]
             chunks.append(chunk)
-        size = _size(block)
         offset = tape.at
         data = _take(tape, size, INDEX_NAME, limits.INDEX_BYTES)
         index = _index(data, offset, chunks, metas)
@@ -111,11 +115,6 @@ def _walk(url: str, row_bytes: Mapping[str, int] | None) -> tuple[ShardEntry, Sh
             raise _Bad("end of the tar", start, start + len(END), "must be 1024 zero bytes and the end of the file")
         digest = tape.sha256.hexdigest()
     return ShardEntry(f"{index.shard}.tar", index.samples, tape.at, digest, offset, size), index
-
-
-def _size(block: bytes) -> int:
-    parsed = parse_header(block)
-    return parsed[1] if parsed else -1
 
 
 def _chunk(
@@ -233,6 +232,3 @@ def _padding(tape: _Tape, size: int, name: str) -> None:
     if data != bytes(length):
         what = "must be zeros" if len(data) == length else "the file ends within it; the shard is cut short"
         raise _Bad(f"padding after {name}", start, start + length, what)
-
-
-__all__ = ["CorruptError", "Problem", "entry_of", "verify_shard"]
