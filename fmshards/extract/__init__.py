@@ -1,0 +1,19 @@
+"""extract: source -> prefix -> encode -> shards.
+
+    sources/       where images come from, one file each: WebDataset tars, a folder, a data set from Python
+    batches.py     raw samples read here, decoded in workers, in order and with fixed boundaries
+    decode.py      the worker's side: images to base tensors and rendered views
+    forward.py     the device's side: all layers in one pass
+    encode.py      rows, chunks and shards, written beside the next forward
+    calibrate.py   what is measured before a plan is written
+    bind.py        the plan at the output decides: adopt, refuse or replace
+    request.py     all options, checked
+    provenance.py  what made a set, for the record
+    progress.py    rate, bytes, time left; where the time went
+    run.py         the function
+
+The package is itself callable: `fmshards.extract(...)` is `fmshards.extract.extract(...)`, so that the room and the
+function may share their name.
+"""
+
+from __future__ import annotations

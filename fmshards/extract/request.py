@@ -1,0 +1,146 @@
+"""All options of an extraction, checked before anything is run, and the part of them that a plan is compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fmshards.augment import Mirror, Recipe, parse_mirror, parse_recipe
+from fmshards.errors import InputError
+from fmshards.extract.forward import PRECISIONS, pick_device
+from fmshards.extract.sources import Source, open_source
+from fmshards.model import Preprocess, load_model, parse_preprocess, prefix_digest
+from fmshards.shards import check_name
+
+Rate = str | float
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `extract` was asked for; every text is parsed, every default filled in."""
+
+    source: Source
+    source_text: str
+    out: str
+    model: nn.Module
+    model_text: str
+    weights_text: str | None
+    layers: dict[str, Rate]
+    preprocess: Preprocess
+    recipe: Recipe
+    mirror: Mirror
+    views: int
+    sensitive: Any
+    calibration: int
+    batch: int
+    device: torch.device
+    precision: str
+    workers: int
+    chunk: int | None
+    seed: int
+
+    def identity(self, base_size: Sequence[int]) -> dict[str, Any]:
+        """What decides whether a shard set is this one, for readers too."""
+        return {
+            "layers": {name: {"cut": name, "prefix": prefix_digest(self.model, name)} for name in self.layers},
+            "dtype": self.precision,
+            "preprocess": self.preprocess.text,
+            "recipe": str(self.recipe),
+            "mirror": str(self.mirror),
+            "views": self.views,
+            "sensitive": self.sensitive,
+            "seed": self.seed,
+            "base_size": list(base_size),
+        }
+
+    def options(self) -> dict[str, Any]:
+        """The other options on which bytes depend."""
+        return {
+            **self.source.options(),
+            "rates": {name: str(rate) for name, rate in self.layers.items()},
+            "batch": self.batch,
+            "calibration": self.calibration,
+            "chunk": self.chunk,
+        }
+
+
+def layer_rates(texts: Iterable[str]) -> dict[str, Rate]:
+    """`NAME:RATE` texts as `extract`'s `layers`. Raises InputError."""
+    layers: dict[str, Rate] = {}
+    for text in texts:
+        name, colon, rate = text.rpartition(":")
+        if not colon or not name or not rate:
+            raise InputError(f"the layer {text!r} reads wrong; expected NAME:RATE, such as layer2:4 or layer2:fp16")
+        if name in layers:
+            raise InputError(f"the layer {name!r} is given twice")
+        layers[name] = rate
+    return layers
+
+
+def make_request(
+    source: Any,
+    out: str,
+    *,
+    model: str | nn.Module,
+    layers: Mapping[str, Rate],
+    weights: str | None,
+    preprocess: Any,
+    recipe: Any,
+    mirror: str | Mirror,
+    views: int,
+    sensitive: Any,
+    calibration: int,
+    batch: int,
+    device: str | torch.device | None,
+    precision: str,
+    workers: int,
+    chunk: int | None,
+    shard_size: int | None,
+    image_field: str | None,
+    seed: int,
+) -> Request:
+    """Check and parse. Raises InputError or ModelError, naming the option."""
+    if not layers:
+        raise InputError("no layer is given; expected at least one NAME:RATE")
+    for name in layers:
+        check_name(name, "the layer's name")
+    for what, value, least in (
+        ("batch", batch, 1),
+        ("calibration", calibration, 1),
+        ("views", views, 0),
+        ("workers", workers, 0),
+        ("chunk", 1 if chunk is None else chunk, 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{what} is {value!r}; expected a whole number, {least} or more")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    found_recipe = parse_recipe(recipe)
+    found_mirror = parse_mirror(mirror) if found_recipe.flips else Mirror("none")
+    _check_views(found_recipe, views, sensitive)
+    loaded, where = _load(model, weights, device)
+    return Request(
+        source=open_source(source, shard_size=shard_size, image_field=image_field, seed=seed),
+        source_text=source if isinstance(source, str) else type(source).__name__,
+        out=out,
+        model=loaded,
+        model_text=model if isinstance(model, str) else type(model).__name__,
+        weights_text=weights,
+        layers=dict(layers),
+        preprocess=parse_preprocess(preprocess, model=loaded, name=model if isinstance(model, str) else None),
+        recipe=found_recipe,
+        mirror=found_mirror,
+        views=views,
+        sensitive=sensitive if views else None,
+        calibration=calibration,
+        batch=batch,
+        device=where,
+        precision=precision,
+        workers=workers,
+        chunk=chunk,
+        seed=seed,
+    )

@@ -1,0 +1,63 @@
+"""What every source gives: the input shards, their items in order, and a sample for an item.
+
+Reading is split in two. `items` runs in the reading process, in order, and must be cheap. `load` runs in decoding
+workers, so a source pickles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL import Image
+
+from fmshards.shards import InputShard
+
+IMAGE_EXTENSIONS = frozenset(
+    ["jpg", "jpeg", "jpe", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "jp2", "avif"]
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """Enough for a worker to load one sample. `work` says how far into its shard the reading is (see Source)."""
+
+    key: str
+    data: Any
+    fields: dict[str, Any] = field(default_factory=dict)
+    work: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded sample: an RGB image and the fields that travel with its feature."""
+
+    key: str
+    image: Image.Image
+    fields: dict[str, Any]
+
+
+class Source(Protocol):
+    """A data set as input shards. All sources are deterministic: the same input gives the same items in order.
+
+    `work` is the size of an input shard in the unit that `Item.work` counts (bytes of a tar, samples elsewhere); it
+    serves the estimate of the time left and nothing else.
+    """
+
+    @property
+    def inputs(self) -> tuple[InputShard, ...]: ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+
+    def options(self) -> dict[str, Any]:
+        """What of the source's options decides its items: plain JSON, compared with a set's plan."""
+
+    def work(self, shard: int) -> int: ...
+
+    def items(self, shard: int) -> Iterator[Item]:
+        """The items of one input shard, in order. Raises InputError, naming the shard and the key."""
+
+    def load(self, item: Item) -> Sample:
+        """Read and decode one item, in a worker. Raises InputError; the caller adds shard and key."""
