@@ -7,6 +7,8 @@ under 9 bits a block it is memory-unsafe: both are refused here once more.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import zfpy
@@ -16,6 +18,7 @@ from fmshards.errors import CodecError
 
 _FLOAT = zfpy.dtype_to_ztype(np.dtype(np.float32))
 _WORD = 8
+_GROUPS = {1: np.float32, 2: np.float64, 4: np.complex128}
 
 
 def encode_rows(x: npt.NDArray[np.float32], layout: Layout, block_bits: int, out: npt.NDArray[np.uint8]) -> None:
@@ -26,10 +29,8 @@ def encode_rows(x: npt.NDArray[np.float32], layout: Layout, block_bits: int, out
 
 def decode_rows(rows: npt.NDArray[np.uint8], layout: Layout, block_bits: int, out: npt.NDArray[np.float32]) -> None:
     """Decode rows, uint8 [n, row_bytes] (any strides), into out, float32 [n, values] (contiguous). n is at least 1."""
-    n, row_bytes = rows.shape
-    # A copy: rows may be gathered from anywhere, and zfpy reads whole words past an odd end.
-    stream = np.zeros(-(-rows.size // _WORD) * _WORD, np.uint8)
-    stream[: rows.size].reshape(n, row_bytes)[...] = rows
+    n = len(rows)
+    stream = _to_stream(rows)
     if layout.plain:
         c, h, w = layout.spec.shape
         _decompress(stream, block_bits, out.reshape(n * c, h, w))
@@ -40,7 +41,7 @@ def decode_rows(rows: npt.NDArray[np.uint8], layout: Layout, block_bits: int, ou
         return
     blocks = np.empty((n, layout.blocks * BLOCK), np.float32)
     _decompress(stream, block_bits, blocks.reshape(-1, 4, 4))
-    np.take(blocks, places.inverse, axis=1, out=out, mode="clip")
+    _move(blocks, places.wide_inverse, places.width, out)
 
 
 def _to_blocks(x: npt.NDArray[np.float32], layout: Layout) -> npt.NDArray[np.float32]:
@@ -53,10 +54,26 @@ def _to_blocks(x: npt.NDArray[np.float32], layout: Layout) -> npt.NDArray[np.flo
     if places.identity:
         return x.reshape(-1, 4, 4)
     blocks = np.empty((n, layout.blocks * BLOCK), np.float32)
-    np.take(x, places.index, axis=1, out=blocks, mode="clip")
+    _move(x, places.wide_index, places.width, blocks)
     if places.zeros.size:
         blocks[:, places.zeros] = 0
     return blocks.reshape(-1, 4, 4)
+
+
+def _to_stream(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The rows end to end, in whole words: the rows themselves where they lie like that, else a copy."""
+    if rows.flags.c_contiguous and rows.size % _WORD == 0 and rows.ctypes.data % _WORD == 0:
+        return rows.reshape(-1)
+    stream = np.zeros(-(-rows.size // _WORD) * _WORD, np.uint8)
+    stream[: rows.size].reshape(rows.shape)[...] = rows
+    return stream
+
+
+def _move(x: npt.NDArray[np.float32], index: npt.NDArray[np.int64], width: int, out: npt.NDArray[np.float32]) -> None:
+    """out = x[:, index], in groups of `width` values: twice as fast for 2 of them."""
+    group = _GROUPS[width]
+    # "clip" only spares numpy a buffered copy: every index is in range.
+    np.take(x.view(group), index, axis=1, out=out.view(group), mode="clip")
 
 
 def _compress(array: npt.NDArray[np.float32], block_bits: int) -> bytes:
@@ -66,7 +83,7 @@ def _compress(array: npt.NDArray[np.float32], block_bits: int) -> bytes:
 
 def _decompress(stream: npt.NDArray[np.uint8], block_bits: int, out: npt.NDArray[np.float32]) -> None:
     _check(out, block_bits)
-    blocks = int(np.prod([-(-side // 4) for side in out.shape]))
+    blocks = math.prod(-(-side // 4) for side in out.shape)
     if stream.size * 8 < blocks * block_bits or stream.size % _WORD or not stream.flags.c_contiguous:
         raise CodecError(f"expected a stream of {blocks} blocks of {block_bits} bits, found {stream.size} bytes")
     zfpy._decompress(stream, _FLOAT, out.shape, out=out, rate=block_bits / BLOCK)

@@ -59,12 +59,17 @@ class Gather:
     zeros: int64, the places of blocks with nothing valid; their `index` is 0 and means nothing.
     inverse: int64 [values], for each value its place in the blocks.
     identity: the blocks are the values as they lie.
+    width: 1, 2 or 4: values that stay side by side both ways and can be moved as one. `wide_index` and
+        `wide_inverse` are `index` and `inverse` counted in such groups.
     """
 
     index: npt.NDArray[np.int64]
     zeros: npt.NDArray[np.int64]
     inverse: npt.NDArray[np.int64]
     identity: bool
+    width: int
+    wide_index: npt.NDArray[np.int64]
+    wide_inverse: npt.NDArray[np.int64]
 
 
 @lru_cache(maxsize=256)
@@ -96,9 +101,11 @@ def gather_of(layout: Layout) -> Gather:
     zeros = np.flatnonzero(flat < 0)
     flat[zeros] = 0
     identity = flat.size == inverse.size and bool((inverse == np.arange(inverse.size)).all())
-    for array in (flat, zeros, inverse):
+    width = next(k for k in (4, 2, 1) if _in_groups(flat, k) and _in_groups(inverse, k))
+    arrays = (flat, zeros, inverse, flat[::width] // width, inverse[::width] // width)
+    for array in arrays:
         array.setflags(write=False)
-    return Gather(flat, zeros, inverse, identity)
+    return Gather(*arrays[:3], identity, width, *arrays[3:])
 
 
 def channel_of_block(layout: Layout, block: int) -> int:
@@ -175,6 +182,14 @@ def _stored_channels(layout: Layout) -> npt.NDArray[np.int64]:
     if layout.order is None:
         return np.arange(layout.spec.channels)
     return np.asarray(layout.order, np.int64)
+
+
+def _in_groups(places: npt.NDArray[np.int64], width: int) -> bool:
+    """Whether places come in aligned, rising groups of `width`."""
+    if places.size % width:
+        return False
+    groups = places.reshape(-1, width)
+    return bool((groups[:, 0] % width == 0).all() and (groups == groups[:, :1] + np.arange(width)).all())
 
 
 def _pad(blocks: npt.NDArray[np.int64], axis: int) -> None:
