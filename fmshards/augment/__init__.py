@@ -9,14 +9,14 @@
 
 from __future__ import annotations
 
-from fmshards.augment.draw import fresh_theta, view_reference, view_theta
+from fmshards.augment.draws import fresh_theta, view_reference, view_theta
 from fmshards.augment.fit import fit_mirror, mirror_error
 from fmshards.augment.mirror import Mirror, parse_mirror
 from fmshards.augment.mirror_map import MirrorMap
-from fmshards.augment.move import move
+from fmshards.augment.s_theta import move
 from fmshards.augment.random import draw, hash64, philox, uniforms
 from fmshards.augment.recipe import Crop, Flip, Recipe, ResizedCrop, parse_recipe
-from fmshards.augment.replace import replace
+from fmshards.augment.channels import replace
 from fmshards.augment.theta import FLIP, compose, crop_box, identity_theta, invert, phi_of, translate
 
 __all__ = [
