@@ -16,7 +16,7 @@ from fmshards import store
 from fmshards.errors import CorruptError, FormatError, MismatchError
 from fmshards.shards import limits
 from fmshards.shards.envelope import seal, unseal
-from fmshards.shards.jsonio import Fields, check_version
+from fmshards.shards.jsonio import Fields, check_version, show
 from fmshards.shards.layer import check_name
 from fmshards.shards.manifest import ShardEntry
 from fmshards.shards.plan import Plan, is_digest
@@ -158,7 +158,7 @@ def _chunks(names: list[str], rows: list[Any], where: str) -> tuple[tuple[ChunkI
         full = rows[0][0]
         if type(n) is not int or not 1 <= n <= limits.CHUNK_SAMPLES or n > full or (n < full and j < len(rows) - 1):
             raise FormatError(
-                f"{where}: chunk {j} cannot hold {n!r} samples: all hold as many, the last may hold fewer"
+                f"{where}: chunk {j} cannot hold {show(n)} samples: all hold as many, the last may hold fewer"
             )
         members: dict[str, tuple[int, int, int]] = {}
         for name, place in zip(names, places, strict=True):
@@ -168,7 +168,7 @@ def _chunks(names: list[str], rows: list[Any], where: str) -> tuple[tuple[ChunkI
             limit = limits.META_BYTES if name == META else limits.MEMBER_BYTES
             if offset != end + BLOCK or not 0 <= length <= limit or not 0 <= crc < 1 << 32:
                 raise FormatError(
-                    f"{where}: chunk {j}: {name} at {offset}, {length} bytes, cannot be: the member before it ends at "
+                    f"{where}: chunk {j}: {name} at {show(offset)}, {show(length)} bytes, cannot be: the member before it ends at "
                     f"{end}, a member has at most {limit} bytes"
                 )
             members[name] = (offset, length, crc)

@@ -65,12 +65,13 @@ def check_version(found: Any, where: str) -> None:
     """Raise FormatError unless `found` is the version this package reads."""
     if type(found) is not int or found != VERSION:
         raise FormatError(
-            f"{where}: format version {_show(found)}; this fmshards reads version {VERSION}: "
+            f"{where}: format version {show(found)}; this fmshards reads version {VERSION}: "
             "use the fmshards that wrote it, or extract the set again"
         )
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """`value` in a message: at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -80,7 +81,7 @@ class Fields:
 
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):
-            raise FormatError(f"{where}: expected an object, found {_show(value)}")
+            raise FormatError(f"{where}: expected an object, found {show(value)}")
         self._left: dict[str, Any] = dict(value)
         self.where = where
 
@@ -91,7 +92,7 @@ class Fields:
         return value
 
     def bad(self, name: str, expected: str, found: Any) -> FormatError:
-        return FormatError(f"{self.where}: {name} must be {expected}, found {_show(found)}")
+        return FormatError(f"{self.where}: {name} must be {expected}, found {show(found)}")
 
     def integer(self, name: str, low: int, high: int) -> int:
         value = self.take(name)
@@ -154,5 +155,5 @@ class Fields:
     def done(self) -> None:
         if self._left:
             raise FormatError(
-                f"{self.where}: unknown key {_show(min(self._left))}; version {VERSION} of the format does not have it"
+                f"{self.where}: unknown key {show(min(self._left))}; version {VERSION} of the format does not have it"
             )

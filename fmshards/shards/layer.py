@@ -8,7 +8,7 @@ from typing import Any
 
 from fmshards.codec import Codec, codec_from_config
 from fmshards.errors import FormatError
-from fmshards.shards.jsonio import Fields, plain
+from fmshards.shards.jsonio import Fields, plain, show
 from fmshards.shards.limits import NAME_LENGTH
 
 _NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.\-]{{0,{NAME_LENGTH - 1}}}")
@@ -21,7 +21,7 @@ def check_name(name: Any, what: str) -> str:
         return name
     raise FormatError(
         f"{what} must be 1 to {NAME_LENGTH} letters, digits, '_', '-' or '.' (no '..', not first '.' or '-'), "
-        f"found {name!r}"[:400]
+        f"found {show(name)}"
     )
 
 

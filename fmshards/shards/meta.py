@@ -12,7 +12,7 @@ from fmshards.errors import FormatError, InputError
 from fmshards.shards import limits
 from fmshards.shards.envelope import seal, unseal
 from fmshards.shards.fields import check_columns
-from fmshards.shards.jsonio import Fields, check_version
+from fmshards.shards.jsonio import Fields, check_version, show
 from fmshards.shards.layer import check_name
 from fmshards.shards.plan import is_digest
 
@@ -103,8 +103,8 @@ def _members(items: Sequence[Any], where: str) -> dict[str, tuple[int, int]]:
         name, length, crc = item
         check_name(name, f"{where}: members")
         if type(length) is not int or not 0 <= length <= limits.MEMBER_BYTES or name in out:
-            raise FormatError(f"{where}: member {name}: cannot have length {length!r}, or is named twice"[:400])
+            raise FormatError(f"{where}: member {name}: cannot have length {show(length)}, or is named twice")
         if type(crc) is not int or not 0 <= crc < 1 << 32:
-            raise FormatError(f"{where}: member {name}: {crc!r} is no crc32"[:400])
+            raise FormatError(f"{where}: member {name}: {show(crc)} is no crc32")
         out[name] = (length, crc)
     return out
