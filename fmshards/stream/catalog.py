@@ -1,0 +1,156 @@
+"""What a reader knows of a set before it reads a shard: layers, chunks, combinations; identity checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fmshards.augment import Mirror, Recipe, view_reference
+from fmshards.errors import InputError, MismatchError
+from fmshards.shards import LayerPlan, Manifest, chunk_sizes, layer_url, read_manifest
+from fmshards.stream.order import Ints
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What a chunk shows in an epoch: a reference, "base" or "mirror", and a view, 0 for none."""
+
+    reference: str
+    view: int
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether features start from that of the flipped image."""
+        return self.reference == "mirror"
+
+
+BASE = Combination("base", 0)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A whole set and the layers of it that are read, in the order asked for."""
+
+    url: str
+    manifest: Manifest
+    layers: tuple[LayerPlan, ...]
+
+    @cached_property
+    def shard_names(self) -> tuple[str, ...]:
+        """File names of a layer's shards, the same for every layer."""
+        return tuple(entry.name for entry in self.manifest.shards[self.layers[0].name])
+
+    @cached_property
+    def sizes(self) -> Ints:
+        """[chunks] samples of each chunk of the set, in stored order."""
+        return np.array([n for sizes in self._shard_sizes for n in sizes], np.int64)
+
+    @cached_property
+    def first(self) -> Ints:
+        """[chunks] number in the set of each chunk's first sample."""
+        return np.asarray(np.cumsum(self.sizes) - self.sizes, np.int64)
+
+    @cached_property
+    def places(self) -> NDArray[np.int32]:
+        """[chunks, 2] (shard, chunk of that shard) of each chunk of the set."""
+        pairs = [(s, j) for s, sizes in enumerate(self._shard_sizes) for j in range(len(sizes))]
+        return np.array(pairs, np.int32).reshape(-1, 2)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What training does to an image."""
+        return Recipe.from_json(self.manifest.plan.recipe)
+
+    @cached_property
+    def mirror(self) -> Mirror:
+        """Where the feature of the flipped image comes from."""
+        return Mirror.from_json(self.manifest.plan.mirror)
+
+    @cached_property
+    def combinations(self) -> tuple[Combination, ...]:
+        """What a chunk can show at training: each reference; where views are stored, each view with its reference."""
+        plan = self.manifest.plan
+        if not plan.views:
+            return tuple(Combination(reference, 0) for reference in plan.references)
+        views = range(1, plan.views + 1)
+        return tuple(Combination(view_reference(v, self.recipe, self.mirror), v) for v in views)
+
+    def whole_views(self, layer: LayerPlan) -> bool:
+        """Whether a view of this layer holds every channel, so that no reference is needed beside it."""
+        codecs = layer.members(self.manifest.plan.members)
+        base = next(iter(codecs.values()))
+        return layer.view_codec is not None and len(layer.sensitive) == base.spec.channels
+
+    def streams(self, layer: LayerPlan, shown: Combination) -> dict[str, str]:
+        """Which members of a layer's chunk are read: batch key's ending ("rows", "view_rows") -> member's name."""
+        plan = self.manifest.plan
+        members = {name.rsplit(".", 1)[0]: name for name in layer.members(plan.members)}
+        out = {}
+        if not (shown.view and self.whole_views(layer)):
+            out["rows"] = members["mirror" if shown.mirrored and "mirror" in members else "base"]
+        if shown.view and layer.view_codec is not None:
+            out["view_rows"] = members[f"view{shown.view}"]
+        return out
+
+    def row_bytes(self, shown: Combination) -> int:
+        """Compressed bytes that one sample holds, over all layers."""
+        total = 0
+        for layer in self.layers:
+            codecs = layer.members(self.manifest.plan.members)
+            total += sum(codecs[name].row_bytes for name in self.streams(layer, shown).values())
+        return total
+
+    def layer_url(self, layer: LayerPlan, shard: int) -> str:
+        """URL of a layer's shard."""
+        return layer_url(self.url, layer.name, self.shard_names[shard])
+
+    @cached_property
+    def _shard_sizes(self) -> list[list[int]]:
+        entries = self.manifest.shards[self.layers[0].name]
+        return [chunk_sizes(entry.samples, self.manifest.plan.chunk) for entry in entries]
+
+
+def open_catalog(url: str, layers: Sequence[str] | str | None = None, model: nn.Module | None = None) -> Catalog:
+    """Read the manifest of the set at `url`.
+
+    `layers` None means all. Raises InputError for an unknown layer, FormatError where there is no whole set, and
+    MismatchError where `model`, a full model, has other weights or buffers before a layer's cut than the writer's.
+    """
+    manifest = read_manifest(url)
+    names = [layer.name for layer in manifest.plan.layers] if layers is None else layers
+    names = [names] if isinstance(names, str) else list(names)
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"layers={names}: expected one or more different layers")
+    catalog = Catalog(url, manifest, tuple(manifest.plan.layer(name) for name in names))
+    if not manifest.samples:
+        raise InputError(f"{url}: the set has no samples")
+    if model is not None:
+        check_identity(catalog, model)
+    return catalog
+
+
+def check_identity(catalog: Catalog, model: nn.Module) -> None:
+    """Raise MismatchError unless `model`'s weights and buffers before each layer's cut are those of the writer."""
+    from fmshards.model import prefix_digest
+
+    stored = catalog.manifest.plan.identity.get("layers")
+    for layer in catalog.layers:
+        known = stored.get(layer.name) if isinstance(stored, dict) else None
+        expected = known.get("prefix") if isinstance(known, dict) else None
+        if expected is None:
+            raise MismatchError(
+                f"{catalog.url}: the plan does not say which weights wrote layer {layer.name}, so that no model can "
+                "be checked against it; leave model out, or extract the set again"
+            )
+        found = prefix_digest(model, layer.cut)
+        if found != expected:
+            raise MismatchError(
+                f"{catalog.url}: layer {layer.name} was written by other weights than this model's: the parameters "
+                f"and buffers before the cut {layer.cut} have the digest {found[:16]}, the plan says "
+                f"{str(expected)[:16]}; load the weights that the set was extracted with, or extract it again"
+            )

@@ -1,0 +1,153 @@
+"""From compressed rows to features as training sees them, on whatever device the rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fmshards.augment import MirrorMap, move, replace
+from fmshards.codec import Codec
+from fmshards.errors import FormatError, InputError
+from fmshards.shards import LayerPlan, read_calibration
+from fmshards.stream.catalog import Catalog, open_catalog
+
+
+@dataclass(frozen=True)
+class _Layer:
+    plan: LayerPlan
+    codec: Codec
+    view_codec: Codec | None
+    fill: torch.Tensor | None
+    mirror: MirrorMap | None
+    """The map where the mirror is mapped; None where it is stored or there is none."""
+
+
+class FeatureDecoder(nn.Module):
+    """Decodes and augments batches of rows, as a loader with `decode=False` yields them.
+
+    `FeatureDecoder("OUT")(batch)` replaces each `<layer>.rows` uint8 [B, row_bytes] and `<layer>.view_rows` by
+    `<layer>` `dtype` [B, *shape], on the rows' device: rows -> features -> mirror map -> moved by theta -> stored
+    channels put in. It has no parameters and no buffers, so that a model that holds one has the same state.
+    """
+
+    def __init__(
+        self,
+        source: str | Catalog,
+        layers: Sequence[str] | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        catalog = open_catalog(source, layers) if isinstance(source, str) else source
+        if not dtype.is_floating_point:
+            raise InputError(f"dtype={dtype}: features are floating-point")
+        self.dtype = dtype
+        self._base_size = catalog.manifest.plan.base_size
+        self._layers = tuple(_layers(catalog))
+        self._placed: dict[tuple[str, torch.device], tuple[torch.Tensor | None, MirrorMap | None]] = {}
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A new dict with features in place of rows. Raises InputError where a layer's rows are missing."""
+        names = [layer.plan.name for layer in self._layers]
+        rows = {f"{name}.{ending}" for name in names for ending in ("rows", "view_rows")}
+        out = {key: value for key, value in batch.items() if key not in rows}
+        return out | {name: self.decode_layer(name, batch) for name in names}
+
+    @torch.no_grad()
+    def decode_layer(self, name: str, batch: dict[str, Any]) -> torch.Tensor:
+        """One layer of a batch: `dtype` [B, *shape]."""
+        layer = self._layer(name)
+        rows, view_rows = batch.get(f"{name}.rows"), batch.get(f"{name}.view_rows")
+        view = None
+        if view_rows is not None:
+            if layer.view_codec is None:
+                raise InputError(f"the batch has {name}.view_rows, the set no views of layer {name}")
+            view = layer.view_codec.decode(view_rows)
+        if rows is None:
+            if view is None or layer.view_codec is None or layer.view_codec.spec.shape != layer.codec.spec.shape:
+                raise InputError(
+                    f"the batch has no {name}.rows; give the decoder batches of a loader over layer {name} with "
+                    "decode=False"
+                )
+            return view.to(self.dtype)
+        x = layer.codec.decode(rows)
+        x = self._moved(layer, x, batch)
+        if view is not None:
+            x = replace(x, view, layer.plan.sensitive, layer.codec.spec)
+        return x.to(self.dtype)
+
+    @torch.no_grad()
+    def decode_view(self, name: str, rows: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
+        """A layer's view rows uint8 [B, row_bytes] as `dtype` [B, *shape of the sensitive channels]."""
+        layer = self._layer(name)
+        if layer.view_codec is None:
+            raise InputError(f"the set stores no views of layer {name}")
+        return layer.view_codec.decode(rows).to(self.dtype)
+
+    def _layer(self, name: str) -> _Layer:
+        return next(layer for layer in self._layers if layer.plan.name == name)
+
+    def _moved(self, layer: _Layer, x: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
+        theta, mirrored = batch["theta"], batch["mirrored"]
+        if theta.device.type == "cpu" and _is_identity(theta, mirrored):
+            return x
+        theta, mirrored = theta.to(x.device), mirrored.to(x.device)
+        fill, mirror = self._on(layer, x.device)
+        if mirror is not None:
+            x = _mapped(mirror, x, mirrored)
+        return move(x, theta, mirrored, layer.codec.spec, layer.plan.grid, fill, self._base_size)
+
+    def _on(self, layer: _Layer, device: torch.device) -> tuple[torch.Tensor | None, MirrorMap | None]:
+        # Kept beside the module, not as its buffers: they are the set's, not the model's.
+        key = (layer.plan.name, device)
+        if key not in self._placed:
+            fill = None if layer.fill is None else layer.fill.to(device)
+            self._placed[key] = fill, None if layer.mirror is None else layer.mirror.to(device)
+        return self._placed[key]
+
+    def extra_repr(self) -> str:
+        """Layers and dtype."""
+        return f"layers={[layer.plan.name for layer in self._layers]}, dtype={self.dtype}"
+
+
+def _is_identity(theta: torch.Tensor, mirrored: torch.Tensor) -> bool:
+    # Evaluation, and training without augmentation: nothing to do. On a device the question would make it wait.
+    return not bool(mirrored.any()) and bool((theta == torch.eye(2, 3)).all())
+
+
+def _mapped(mirror: MirrorMap, x: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+    if x.device.type != "cpu":  # picking rows there would make the host wait
+        return torch.where(mirrored.view(-1, *[1] * (x.dim() - 1)), mirror.apply(x), x)
+    if bool(mirrored.any()):
+        x[mirrored] = mirror.apply(x[mirrored])
+    return x
+
+
+def _layers(catalog: Catalog) -> list[_Layer]:
+    plan = catalog.manifest.plan
+    mapped = "mirror" in plan.references and "mirror" not in plan.members
+    arrays = read_calibration(catalog.url, plan)
+    out = []
+    for layer in catalog.layers:
+        codecs = list(layer.members(plan.members).values())
+        spec = codecs[0].spec
+        own = {key[len(layer.name) + 1 :]: array for key, array in arrays.items() if key.startswith(f"{layer.name}/")}
+        fill = own.get("fill")
+        if fill is not None and fill.shape != spec.shape:
+            raise FormatError(f"{catalog.url}: layer {layer.name}: fill is {fill.shape}, the feature {spec.shape}")
+        view_codec = codecs[-1] if layer.view_codec is not None else None
+        out.append(
+            _Layer(
+                layer,
+                codecs[0],
+                view_codec,
+                None if fill is None else torch.from_numpy(fill.copy()),
+                MirrorMap.from_arrays(own, spec, layer.nonnegative) if mapped else None,
+            )
+        )
+    return out

@@ -1,0 +1,123 @@
+"""`decode_chunks`: a stage for a hand-built WebDataset pipeline over the shards' URLs.
+
+It takes the place of WebDataset's tar reader, which reads a shard that is cut short or changed without a word: whole
+chunks are read through the shard's index, and every checksum is verified before a sample is yielded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from fmshards import store
+from fmshards.errors import InputError
+from fmshards.stream import order
+from fmshards.stream.batch import KEYS, OWN, batch_of, chunk_columns
+from fmshards.stream.catalog import BASE, Catalog, open_catalog
+from fmshards.stream.decode import FeatureDecoder
+from fmshards.stream.epoch import EpochCounter
+from fmshards.stream.fetch import Fetcher
+
+_AT_ONCE = 32
+"""Samples decoded in one call: enough to be quick, few enough to hold little."""
+
+
+class ChunkDecoder:
+    """The stage that `decode_chunks` makes: called with an iterator of `{"url": ...}`, it yields samples."""
+
+    def __init__(
+        self, layers: Sequence[str] | str | None, augment: bool, seed: int, epoch: int, dtype: torch.dtype
+    ) -> None:
+        self.layers = layers
+        self.augment = augment
+        self.seed = seed
+        self.dtype = dtype
+        self._epochs = EpochCounter(epoch)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next run of the pipeline will be."""
+        return self._epochs.next
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next run of the pipeline epoch `epoch`; later ones count on from there."""
+        self._epochs.set(epoch)
+
+    def __call__(self, source: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        """Samples of the shards that `source` names, each shard's in stored order."""
+        return self._samples(source, self._epochs.begin())
+
+    def _samples(self, source: Iterable[Any], epoch: int) -> Iterator[dict[str, Any]]:
+        known: dict[tuple[str, str], tuple[Fetcher, FeatureDecoder]] = {}
+        for item in source:
+            url = item.get("url") if isinstance(item, dict) else item
+            if not isinstance(url, str):
+                raise InputError(
+                    "decode_chunks takes shards' URLs, as SimpleShardList yields them: put it after the shard list "
+                    f"and its splitting, in place of tarfile_to_samples; found {str(item)[:80]}"
+                )
+            folder, name = store.parent(url), url.rstrip("/").rsplit("/", 1)[-1]
+            place = store.parent(folder), folder.rstrip("/").rsplit("/", 1)[-1]
+            if place not in known:
+                catalog = open_catalog(place[0], self.layers or place[1])
+                known[place] = Fetcher(catalog), FeatureDecoder(catalog, dtype=self.dtype)
+            yield from self._shard(url, name, *known[place], epoch)
+
+    def _shard(
+        self, url: str, name: str, fetcher: Fetcher, decoder: FeatureDecoder, epoch: int
+    ) -> Iterator[dict[str, Any]]:
+        catalog = fetcher.catalog
+        if name not in catalog.shard_names:
+            raise InputError(f"{url}: the manifest of {catalog.url} has no shard {name}; check the URL")
+        shown = catalog.combinations
+        drawn = order.combinations(len(catalog.sizes), len(shown), self.seed, epoch)
+        for chunk in (catalog.places[:, 0] == catalog.shard_names.index(name)).nonzero()[0].tolist():
+            combination = shown[drawn[chunk]] if self.augment else BASE
+            columns = chunk_columns(fetcher.fetch(chunk, combination), _taken(catalog))
+            for at in range(0, len(columns[KEYS]), _AT_ONCE):
+                part = {key: column[at : at + _AT_ONCE] for key, column in columns.items()}
+                batch = decoder(batch_of(part, None, catalog, self.seed, epoch, self.augment))
+                yield from _split(batch, url)
+
+
+def decode_chunks(
+    layers: Sequence[str] | str | None = None,
+    *,
+    augment: bool = True,
+    seed: int = 0,
+    epoch: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> ChunkDecoder:
+    """A stage `{"url": SET/LAYER/000000.tar}` -> samples, for a wds.DataPipeline; any WebDataset stage may follow.
+
+        wds.DataPipeline(wds.SimpleShardList(urls), wds.split_by_node, wds.split_by_worker,
+                         fmshards.decode_chunks(), wds.shuffle(1000), wds.batched(64))
+
+    A sample is a dict: `__key__`, `__url__`, the layer `dtype` [*shape], `cls` int and the other fields, decoded;
+    `theta` float32 [2, 3], `view` int and `mirrored` bool say how it was augmented. `layers`: those to read side by
+    side; None is the one whose folder the URL names. augment: False gives base features unmoved. Each run of the
+    pipeline is the next epoch, in all workers alike, `set_epoch` sets it.
+
+    Raises, at the first sample of a shard, FormatError where its set is not whole, InputError where the set has no
+    such shard or layer, CorruptError where bytes are missing or changed.
+    """
+    return ChunkDecoder(layers, augment, seed, epoch, dtype)
+
+
+def _taken(catalog: Catalog) -> frozenset[str]:
+    return OWN | {layer.name for layer in catalog.layers} | {"__url__"}
+
+
+def _split(batch: dict[str, Any], url: str) -> Iterator[dict[str, Any]]:
+    batch.pop("valid")
+    for i, key in enumerate(batch.pop(KEYS)):
+        sample: dict[str, Any] = {KEYS: key, "__url__": url}
+        for name, values in batch.items():
+            value = values[i]
+            if isinstance(value, torch.Tensor):
+                # A copy, since a shuffle buffer would keep the whole batch alive for one sample of it.
+                value = value.item() if value.dim() == 0 else value.clone()
+            sample[name] = value
+        yield sample
