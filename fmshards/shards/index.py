@@ -168,8 +168,8 @@ def _chunks(names: list[str], rows: list[Any], where: str) -> tuple[tuple[ChunkI
             limit = limits.META_BYTES if name == META else limits.MEMBER_BYTES
             if offset != end + BLOCK or not 0 <= length <= limit or not 0 <= crc < 1 << 32:
                 raise FormatError(
-                    f"{where}: chunk {j}: {name} at {show(offset)}, {show(length)} bytes, cannot be: the member before it ends at "
-                    f"{end}, a member has at most {limit} bytes"
+                    f"{where}: chunk {j}: {name} at {show(offset)}, {show(length)} bytes, cannot be: the "
+                    f"member before it ends at {end}, a member has at most {limit} bytes"
                 )
             members[name] = (offset, length, crc)
             end = offset + length + padding(length)

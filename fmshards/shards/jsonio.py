@@ -36,11 +36,14 @@ def plain(value: Any, what: str) -> Any:
 def loads(data: bytes, where: str) -> Any:
     """Parse strict JSON: no NaN or infinity, no repeated keys. Raises FormatError."""
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
+        value = json.loads(data.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
+        if b"\\u" in data:
+            dumps(value)  # an escape may name half a character, which nothing could write again
     except RecursionError:
         raise FormatError(f"{where}: nested too deeply") from None
-    except ValueError as error:
+    except (ValueError, InputError) as error:
         raise FormatError(f"{where}: not valid JSON: {error}") from None
+    return value
 
 
 def _refuse(text: str) -> Any:

@@ -40,7 +40,7 @@ from fmshards.shards.meta import parse_meta
 from tests.shards.build import small_plan
 
 HOSTILE: list[Any] = [
-    None, True, -1, 0, 1, 3, 1 << 31, 1 << 62, (1 << 64) - 1, -(1 << 63), 0.5, 1e308, -1e-300, "", "..", "../../etc/passwd",
+    None, True, -1, 0, 1, 3, 1 << 31, 1 << 62, (1 << 64) - 1, -(1 << 63), 0.5, 1e308, -1e-300, "", "..", "../../x",
     "/etc/passwd", "base", "mirror", "x" * 5000, "\x00", "a\\b", [], [[]], [1], ["base", "base"], {}, {"a": 1}, [{}],
 ]  # fmt: skip
 
