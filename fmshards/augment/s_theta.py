@@ -77,8 +77,8 @@ def move(
             target[part].copy_(moved.view(-1, h, w, c).permute(0, 3, 1, 2))
     else:
         index, weights = _corners(rows, columns, (h, w))
-        entries = _entries(index.expand(len(x), h, w, 4), size).flatten(1, 2)
-        weights = weights.expand(len(x), h, w, 4).flatten(1, 2)
+        entries = _entries(index, size).flatten(2).permute(1, 2, 0).contiguous()
+        weights = weights.flatten(2).permute(1, 2, 0).contiguous()
         for part, table in _tables(source.float(), edge, size):
             moved = F.embedding_bag(
                 entries[part].flatten(0, 1),
@@ -166,13 +166,12 @@ def _copy_cells(
 def _corners(
     rows: torch.Tensor, columns: torch.Tensor, cells: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices int32 and bilinear weights float32 [B, h, w, 4] of the four cells around each position."""
+    """Indices int32 and bilinear weights float32, broadcastable to [4, B, h, w], of the cells around each position."""
     y0, x0 = rows.floor(), columns.floor()
     fy, fx = (rows - y0).float(), (columns - x0).float()
-    y, x = torch.stack([y0, y0 + 1], dim=-1).int(), torch.stack([x0, x0 + 1], dim=-1).int()
-    dy, dx = torch.stack([1 - fy, fy], dim=-1), torch.stack([1 - fx, fx], dim=-1)
-    index = _index(y[..., :, None], x[..., None, :], *cells)
-    return index.flatten(-2), (dy[..., :, None] * dx[..., None, :]).flatten(-2)
+    y, x = torch.stack([y0, y0, y0 + 1, y0 + 1]).int(), torch.stack([x0, x0 + 1, x0, x0 + 1]).int()
+    weights = torch.stack([1 - fy, 1 - fy, fy, fy]) * torch.stack([1 - fx, fx, 1 - fx, fx])
+    return _index(y, x, *cells), weights
 
 
 def _tables(
@@ -196,9 +195,8 @@ def _index(y: torch.Tensor, x: torch.Tensor, h: int, w: int) -> torch.Tensor:
 
 
 def _entries(index: torch.Tensor, size: int) -> torch.Tensor:
-    """Rows of the tables of `size` samples for index [B, h, w, ...]; outside, the fill's row for the output cell."""
-    b, h, w = index.shape[:3]
-    shape = (1,) * (index.ndim - 3)
-    own = torch.arange(h * w, dtype=torch.int32, device=index.device).view(1, h, w, *shape)
+    """Rows of the tables of `size` samples for index [..., B, h, w]; outside, the fill's row for the output cell."""
+    b, h, w = index.shape[-3:]
+    own = torch.arange(h * w, dtype=torch.int32, device=index.device).view(h, w)
     place = 1 + torch.arange(b, dtype=torch.int32, device=index.device) % size
-    return torch.where(index >= _FAR, own, index + (place * (h * w)).view(b, 1, 1, *shape))
+    return torch.where(index >= _FAR, own, index + (place * (h * w)).view(b, 1, 1))
