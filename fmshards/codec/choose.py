@@ -73,7 +73,7 @@ def codec_from_config(config: object) -> Codec:
         raise FormatError(f"codec: expected zfp or raw, found {str(config)[:100]}; a newer fmshards may know it")
     own = "block_bits" if config["codec"] == "zfp" else "dtype"
     if set(config) != {"codec", "spec", "order", own}:
-        raise FormatError(f"codec {config['codec']}: expected spec, order and {own}, found {str(sorted(config))[:200]}")
+        raise FormatError(f"codec {config['codec']}: expected spec, order and {own}, found {str(list(config))[:200]}")
     spec = FeatureSpec.from_json(config["spec"])
     order, value = config["order"], config[own]
     if own == "dtype":

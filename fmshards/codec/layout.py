@@ -91,7 +91,8 @@ def gather_of(layout: Layout) -> Gather:
         parts.append(_map_places(layout))
     if layout.run_blocks:
         parts.append(_run_places(layout))
-    blocks = np.concatenate(parts)
+    # In C order: `flat` must be the same memory.
+    blocks = np.ascontiguousarray(np.concatenate(parts))
     flat = blocks.reshape(-1)
     valid = np.flatnonzero(flat >= 0)
     inverse = np.empty(layout.spec.values, np.int64)
