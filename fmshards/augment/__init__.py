@@ -1,22 +1,24 @@
 """Augmentation that survives caching: recipes, thetas, and the same move on images and on features.
 
 - `recipe`, `mirror`: what the user asks for, as text, JSON and plain data.
-- `random`, `theta`, `draw`: counter-based draws of affine maps.
-- `move` is S_theta (features), `render` is T_theta (images), `custom` runs a transform of the user's.
+- `random`, `theta`, `draws`: counter-based draws of affine maps.
+- `s_theta` moves features, `t_theta` renders images, `custom` runs a transform of the user's on images.
 - `mirror_map`, `fit`: the flipped image's feature as a linear map of the base's.
-- `replace`: a view's stored channels into a moved reference.
+- `channels`: a view's stored channels into a moved reference.
 """
 
 from __future__ import annotations
 
+from fmshards.augment.channels import replace
+from fmshards.augment.custom import custom_view
 from fmshards.augment.draws import fresh_theta, view_reference, view_theta
 from fmshards.augment.fit import fit_mirror, mirror_error
 from fmshards.augment.mirror import Mirror, parse_mirror
 from fmshards.augment.mirror_map import MirrorMap
-from fmshards.augment.s_theta import move
 from fmshards.augment.random import draw, hash64, philox, uniforms
 from fmshards.augment.recipe import Crop, Flip, Recipe, ResizedCrop, parse_recipe
-from fmshards.augment.channels import replace
+from fmshards.augment.s_theta import move
+from fmshards.augment.t_theta import render
 from fmshards.augment.theta import FLIP, compose, crop_box, identity_theta, invert, phi_of, translate
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "ResizedCrop",
     "compose",
     "crop_box",
+    "custom_view",
     "draw",
     "fit_mirror",
     "fresh_theta",
@@ -41,6 +44,7 @@ __all__ = [
     "parse_recipe",
     "phi_of",
     "philox",
+    "render",
     "replace",
     "translate",
     "uniforms",

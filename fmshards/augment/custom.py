@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,23 +13,25 @@ from PIL import Image
 from fmshards.augment.random import hash64
 from fmshards.augment.recipe import Recipe
 from fmshards.errors import InputError
-from fmshards.model import Preprocess
+
+if TYPE_CHECKING:
+    from fmshards.model import Preprocess
 
 _LOCK = threading.Lock()  # the generators that transforms draw from belong to the process
 
 
-def render_custom(
-    image: Image.Image, preprocess: Preprocess, recipe: Recipe, seed: int, input_shard: str, key: str, view: int
+def custom_view(
+    image: Image.Image, preprocess: Preprocess, recipe: Recipe, identity: tuple[int, str, str, int]
 ) -> torch.Tensor:
     """One stored view of the recipe's transform: float32[3, H, W], preprocessed.
 
-    torch's, numpy's and Python's global generators are seeded from (seed, input shard, key, view) and put back
-    afterwards, so a view depends on nothing else. The transform gets an RGB image and gives an image or a
+    torch's, numpy's and Python's global generators are seeded from `identity`, the (seed, input shard, key, view), and put
+    back afterwards, so a view depends on nothing else. The transform gets an RGB image and gives an image or a
     uint8[3, h, w] tensor. Raises InputError where the recipe has no transform at hand or it gives something else.
     """
     if recipe.custom is None:
         raise InputError(f"recipe {str(recipe)!r} is known by its text alone: pass the transform itself")
-    number = hash64("custom", seed, input_shard, key, view)
+    number = hash64("custom", *identity)
     with _LOCK, torch.random.fork_rng(devices=[]):
         python, legacy = random.getstate(), np.random.get_state()
         torch.manual_seed(number & (2**63 - 1))
@@ -39,7 +42,8 @@ def render_custom(
         finally:
             random.setstate(python)
             np.random.set_state(legacy)
-    return preprocess.base(_image(moved, recipe))
+    base: torch.Tensor = preprocess.base(_image(moved, recipe))
+    return base
 
 
 def _image(moved: object, recipe: Recipe) -> Image.Image:

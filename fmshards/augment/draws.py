@@ -74,6 +74,11 @@ def _thetas(
     for number, step in enumerate(recipe.steps):
         block = number * _BLOCKS
         if isinstance(step, Flip):
+            if flips is not None and step.p != 0.5:
+                raise InputError(
+                    f"recipe {str(recipe)!r}: base and mirror are drawn evenly, so a flip with p other than 0.5 needs "
+                    "mirror=none"
+                )
             chosen = draw(key, stream, index, block)[:, 0] < step.p if flips is None else flips
             theta = np.where(chosen[:, None, None], compose(theta, FLIP), theta)
         elif isinstance(step, Crop):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -13,6 +14,7 @@ from fmshards.codec import FeatureSpec
 from fmshards.errors import InputError
 
 _RIDGE = 1e-6  # of the mean squared input: for rank, not for shrinkage
+_RESCUE = 1e-4  # where rounding leaves the matrix not positive
 _RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # tried where the equations are few
 _PLENTY = 20  # equations for each unknown beyond which more are left out
 _ENOUGH = 1 << 15  # ... and at least so many are kept
@@ -40,7 +42,7 @@ def fit_mirror(
     n = len(base)
     if n < 5:
         raise InputError(f"mirror map: at least 5 calibration samples are needed, found {n}")
-    unknowns = spec.channels * (1 if spec.kind == "vector" else kernel * kernel) + 1
+    unknowns = spec.channels * (1 if spec.spatial is None else kernel * kernel) + 1
     if unknowns > _LARGEST:
         raise InputError(
             f"mirror map: {spec.channels} channels with kernel {kernel} are {unknowns} unknowns for each output, more "
@@ -49,8 +51,8 @@ def fit_mirror(
     kept = n - n // 5
     base, mirror = base.float(), mirror.float()
     class_weight = class_bias = None
-    if spec.kind == "vector":
-        weight, bias = _linear(base[:kept], mirror[:kept])
+    if spec.spatial is None:
+        weight, bias = _linear(base[:kept].flatten(0, -2), mirror[:kept].flatten(0, -2))
     else:
         weight, bias = _places(to_map(base[:kept], spec), to_map(mirror[:kept], spec), kernel)
         if spec.kind == "tokens" and spec.class_tokens:
@@ -61,13 +63,12 @@ def fit_mirror(
 
 
 def mirror_error(fitted: MirrorMap, base: torch.Tensor, mirror: torch.Tensor) -> float:
-    """10 log10(|apply(base) - mirror|^2 / |mirror|^2), in dB; -inf where there is no error."""
+    """10 log10(|apply(base) - mirror|^2 / |mirror|^2), in dB, at least -200."""
     error = energy = 0.0
-    for some, wanted in zip(base.split(64), mirror.split(64), strict=True):
+    for some, wanted in zip(torch.split(base, 64), torch.split(mirror, 64), strict=True):
         error += float((fitted.apply(some) - wanted).double().square().sum())
         energy += float(wanted.double().square().sum())
-    ratio = torch.tensor(error / max(energy, 1e-300), dtype=torch.float64)
-    return float(10 * torch.log10(ratio))
+    return 10 * math.log10(max(error / max(energy, 1e-300), 1e-20))
 
 
 def _linear(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,11 +96,11 @@ def _places(x: torch.Tensor, y: torch.Tensor, kernel: int) -> tuple[torch.Tensor
 def _equations(
     x: torch.Tensor, y: torch.Tensor, kernel: int, every: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Inputs [rows, C*K*K] and what they must add to the flip [rows, C], a few samples at a time, one of `every` places."""
-    n, c, h, w = x.shape
+    """Inputs [rows, C*K*K] and what they must add to the flip [rows, C], of one of `every` places."""
+    _, c, h, w = x.shape
     size = max(1, _BATCH_BYTES // (4 * c * kernel * kernel * h * w))
     generator = torch.Generator().manual_seed(0)
-    for some, wanted in zip(x.split(size), y.split(size), strict=True):
+    for some, wanted in zip(torch.split(x, size), torch.split(y, size), strict=True):
         flipped = some.flip(-1)
         columns = F.unfold(flipped, kernel, padding=kernel // 2).permute(0, 2, 1).flatten(0, 1)
         target = (wanted - flipped).flatten(2).permute(0, 2, 1).flatten(0, 1)
@@ -145,5 +146,6 @@ def _ridge(moments: tuple[torch.Tensor, torch.Tensor], ridge: float) -> torch.Te
     penalty[-1] = 0
     factor, failed = torch.linalg.cholesky_ex(xx + torch.diag(penalty))
     if int(failed):
-        return torch.linalg.lstsq(xx + torch.diag(penalty), xy, driver="gelsd").solution
-    return torch.cholesky_solve(xy, factor)
+        factor, _ = torch.linalg.cholesky_ex(xx + torch.diag(penalty + _RESCUE * xx.diagonal().mean()))
+    solution: torch.Tensor = torch.cholesky_solve(xy, factor)
+    return solution

@@ -8,13 +8,13 @@ from fmshards.codec import FeatureSpec
 
 
 def to_map(x: torch.Tensor, spec: FeatureSpec) -> torch.Tensor:
-    """The places of x [B, *shape] as a view [B, C, h, w] (strides as they fall). Not for vectors."""
+    """The places of x [B, *shape] as a view [B, C, h, w] (strides as they fall). Not where `spec.spatial` is None."""
     if spec.kind == "map":
         return x
     if spec.kind == "map_last":
         return x.permute(0, 3, 1, 2)
     h, w = spec.spatial or (0, 0)
-    return x[:, spec.class_tokens :].unflatten(1, (h, w)).permute(0, 3, 1, 2)
+    return x[:, spec.class_tokens :].view(len(x), h, w, spec.channels).permute(0, 3, 1, 2)
 
 
 def from_map(places: torch.Tensor, x: torch.Tensor, spec: FeatureSpec) -> torch.Tensor:

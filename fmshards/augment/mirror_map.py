@@ -18,7 +18,7 @@ from fmshards.errors import FormatError
 
 @dataclass(frozen=True)
 class MirrorMap:
-    """weight float32[C, C, K, K] and bias float32[C] over the places (a vector: [D, D] and [D]), zero-padded.
+    """weight float32[C, C, K, K] and bias float32[C] over the zero-padded places; [D, D] and [D] where there are none.
 
     class_weight float32[k, D, D] and class_bias float32[k, D] are the class tokens' own maps, None elsewhere. `relu`
     where the features are nonnegative.
@@ -34,10 +34,11 @@ class MirrorMap:
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """Base features [B, *shape] -> features of the flipped images, nearly: the same shape and dtype.
 
-        Flip, then one convolution; class tokens and vectors, which have no places, are mapped as they are.
+        Flip, then one convolution; class tokens, vectors and tokens without a grid have no places and are
+        mapped as they are.
         """
         own = self.to(x.device, x.dtype)
-        if self.spec.kind == "vector":
+        if self.spec.spatial is None:
             out = F.linear(x, own.weight, own.bias)
         else:
             places = to_map(x, self.spec).flip(-1)
@@ -57,20 +58,20 @@ class MirrorMap:
         return replace(self, **{n: t.to(device, dtype) for n, t in tensors.items()})
 
     def to_arrays(self) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-        """float32 arrays `mirror_weight`, `mirror_bias` and, with class tokens, `mirror_class_weight`, `mirror_class_bias`."""
+        """float32: `mirror_weight`, `mirror_bias`; with class tokens `mirror_class_weight`, `mirror_class_bias` too."""
         names = ("weight", "bias", "class_weight", "class_bias")
         tensors = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         return {f"mirror_{n}": t.float().cpu().contiguous().numpy() for n, t in tensors.items()}
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, np.ndarray[Any, Any]], spec: FeatureSpec, relu: bool) -> MirrorMap:
-        """Read `to_arrays`' output. Raises FormatError where an array is missing or its shape does not fit the feature."""
+        """Read `to_arrays`' output. Raises FormatError where an array is missing or does not fit the feature."""
         weight = arrays.get("mirror_weight")
-        c, k = spec.channels, spec.class_tokens if spec.kind == "tokens" else 0
+        c, k = spec.channels, spec.class_tokens if spec.spatial is not None else 0
         if weight is None:
             raise FormatError("mirror map: no array 'mirror_weight' in the calibration")
         side = weight.shape[-1] if weight.ndim == 4 else 0
-        if spec.kind == "vector":
+        if spec.spatial is None:
             shapes = {"mirror_weight": (c, c), "mirror_bias": (c,)}
         else:
             if side % 2 == 0 or side > LARGEST_KERNEL:

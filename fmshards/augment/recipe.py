@@ -1,7 +1,7 @@
 """Recipes: what happens to an image at each look, as text, as JSON and as plain data.
 
     flip(p=0.5)                        left and right exchanged
-    crop(pad=4, step=1)                shifted by whole pixels, blank outside: torchvision's RandomCrop(size, padding=pad)
+    crop(pad=4, step=1)                shifted by whole pixels, blank outside: torchvision's RandomCrop(padding=pad)
     resized_crop(scale=(a, b), ratio=(a, b))   a box of the base image, enlarged: torchvision's RandomResizedCrop
 
 joined by `+`, in the order in which they are applied. A recipe can also be any callable on images (a torchvision v2
@@ -35,7 +35,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class Crop:
-    """Shift by a whole number of pixels, drawn evenly from the multiples of `step` in -pad..pad, each axis by itself."""
+    """Shift each axis by whole pixels, drawn evenly from the multiples of `step` in -pad..pad."""
 
     pad: int
     step: int = 1

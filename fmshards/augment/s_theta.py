@@ -43,8 +43,8 @@ def move(
 
     mirrored bool[B]: where true, x is the mirror's feature and theta = F . phi, so phi = F . theta is left to apply.
     fill [*shape]: the prefix's feature of a blank image; None is zeros. grid None: cells at their centres. Class
-    tokens do not move. A vector has no places: any phi but the identity raises InputError. The result is contiguous;
-    it is x itself where nothing moves. Bilinear sums are in float32.
+    tokens do not move. A vector (or tokens without a grid) has no places: any phi but the identity raises InputError.
+    The result is contiguous; on a CPU it is x itself where nothing moves. Bilinear sums are in float32.
     """
     if tuple(x.shape[1:]) != tuple(spec.shape) or len(theta) != len(x) or len(mirrored) != len(x):
         raise InputError(
@@ -53,12 +53,12 @@ def move(
         )
     phi = _phi(torch.as_tensor(theta).to(x.device), torch.as_tensor(mirrored).to(x.device))
     look = x.device.type == "cpu"
-    if (look or spec.kind == "vector") and _is_identity(phi):
+    if (look or spec.spatial is None) and _is_identity(phi):
         return x
-    if spec.kind == "vector":
+    if spec.spatial is None:
         raise InputError(
-            "a vector feature has no places and cannot be moved: store whole views of it (views=V, sensitive=1.0), "
-            "or use a recipe that only flips, with the mirror stored or mapped"
+            f"a {spec.kind} feature {list(spec.shape)} has no places and cannot be moved: store whole views of it "
+            "(views=V, sensitive=1.0), or use a recipe that only flips, with the mirror stored or mapped"
         )
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     source, target = to_map(x, spec), to_map(out, spec)
@@ -146,9 +146,7 @@ def _snap(position: torch.Tensor) -> torch.Tensor:
     return torch.where((position - whole).abs() <= _SNAP, whole, position)
 
 
-def _copy_cells(
-    source: torch.Tensor, index: torch.Tensor, fill: torch.Tensor, out: torch.Tensor
-) -> None:
+def _copy_cells(source: torch.Tensor, index: torch.Tensor, fill: torch.Tensor, out: torch.Tensor) -> None:
     """source [B, C, h, w] at whole places into out, both contiguous, without a table."""
     b, c, h, w = source.shape
     size = max(1, _BLOCK_BYTES // (4 * c * h * w))
@@ -163,9 +161,7 @@ def _copy_cells(
             torch.where(outside[part], fill, out[part], out=out[part])
 
 
-def _corners(
-    rows: torch.Tensor, columns: torch.Tensor, cells: tuple[int, int]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _corners(rows: torch.Tensor, columns: torch.Tensor, cells: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices int32 and bilinear weights float32, broadcastable to [4, B, h, w], of the cells around each position."""
     y0, x0 = rows.floor(), columns.floor()
     fy, fx = (rows - y0).float(), (columns - x0).float()
@@ -174,9 +170,7 @@ def _corners(
     return _index(y, x, *cells), weights
 
 
-def _tables(
-    source: torch.Tensor, fill: torch.Tensor, size: int
-) -> Iterator[tuple[slice, torch.Tensor]]:
+def _tables(source: torch.Tensor, fill: torch.Tensor, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
     """`size` samples at a time as a table [h*w + size*h*w, C]: the fill's cells, then theirs. One memory for all."""
     b, c, h, w = source.shape
     table = torch.empty((size + 1) * h * w, c, dtype=source.dtype, device=source.device)

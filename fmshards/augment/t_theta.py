@@ -7,6 +7,7 @@ T_theta and S_theta, which only knows the base feature, speak of the same image.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from fmshards.augment.theta import Theta
-from fmshards.model import Preprocess
+
+if TYPE_CHECKING:
+    from fmshards.model import Preprocess
 
 _SNAP = 1e-3  # pixels of the base image
 _FINEST = 4  # samples a side of an output pixel where theta is not along the axes
@@ -47,9 +50,7 @@ def render(image: Image.Image, preprocess: Preprocess, theta: npt.ArrayLike | to
     image = image.convert("RGB")
     inside = _inside(t, size)
     if inside is not None:
-        resized = image.resize(
-            (size[1], size[0]), preprocess.resample, box=_in_original(inside, size, box, image.size)
-        )
+        resized = image.resize((size[1], size[0]), preprocess.resample, box=_in_original(inside, size, box, image.size))
         out = preprocess.tensor(resized)
         flips = [axis for axis, scale in ((2, t[0, 0]), (1, t[1, 1])) if scale < 0]
         return out.flip(flips) if flips else out
