@@ -47,15 +47,14 @@ class RawCodec:
         import torch
 
         check_batch(x, self.spec)
-        rows = np.empty((len(x), self.row_bytes), np.uint8)
-        stored = torch.from_numpy(rows).view(self._torch_dtype())
+        stored = torch.empty((len(x), self.spec.values), dtype=self._torch_dtype())
         for first, last in slabs(len(x), self.spec.values):
             flat = float32_slab(x, first, last, self.spec)
             part = stored[first:last]
-            part.copy_(torch.from_numpy(flat))
+            part.copy_(torch.from_numpy(flat if flat.flags.writeable else flat.copy()))
             if self.dtype != "fp32" and not torch.isfinite(part.max() - part.min()):
                 self._refuse_overflow(flat, part, first)
-        return rows
+        return stored.view(torch.uint8).numpy()
 
     def decode(
         self,
