@@ -1,0 +1,82 @@
+"""The 40-line reader, written from FORMAT.md alone, reads what the library wrote."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fmshards.codec import FeatureSpec, codec_for
+from fmshards.shards import Manifest, layer_url, read_chunk, read_index
+from tests.shards import reader40
+from tests.shards.build import SHAPES, features, small_plan, write_set
+
+ALLOWED = {"json", "math", "pathlib", "struct", "zlib", "msgpack", "numpy", "zfpy"}
+
+
+def test_it_is_40_lines_on_four_packages() -> None:
+    text = Path(reader40.__file__).read_text()
+    assert sum(bool(line.strip()) for line in text.splitlines()) <= 40
+    tree = ast.walk(ast.parse(text))
+    imported = {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names}
+    assert imported == ALLOWED
+    assert "ImportFrom" not in {type(node).__name__ for node in ast.walk(ast.parse(text))}
+
+
+@pytest.mark.parametrize("layer", SHAPES)
+@pytest.mark.parametrize("stream", ["base", "mirror"])
+def test_it_reads_a_set(small_set: tuple[Path, Manifest], layer: str, stream: str) -> None:
+    folder, manifest = small_set
+    chunks = iter(reader40.read(folder, layer, stream))
+    for entry in manifest.shards[layer]:
+        url = layer_url(str(folder), layer, entry.name)
+        index = read_index(url, entry)
+        for j in range(len(index.chunks)):
+            name = f"{stream}.zfp"
+            chunk = read_chunk(url, index, j, [name])
+            codec = manifest.plan.layer_members(layer)[name]
+            keys, fields, x = next(chunks)
+            assert (keys, fields) == (chunk.keys, chunk.fields)
+            assert np.array_equal(x, codec.decode(codec.rows(chunk.members[name], chunk.n)).numpy())
+    assert next(chunks, None) is None
+
+
+def test_it_notices_a_flip(tmp_path: Path) -> None:
+    manifest = write_set(tmp_path, small_plan())
+    path = tmp_path / "head" / manifest.shards["head"][1].name
+    data = bytearray(path.read_bytes())
+    offset, length, _ = read_index(str(path)).chunks[1].members["base.zfp"]
+    data[offset + length // 2] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(AssertionError):
+        list(reader40.read(tmp_path, "head"))
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> FeatureSpec:
+    kind = draw(st.sampled_from(["map", "map_last", "tokens", "vector"]))
+    c, h, w = draw(st.integers(1, 40)), draw(st.integers(1, 15)), draw(st.integers(1, 15))
+    if kind == "map":
+        return FeatureSpec(kind, (c, h, w))
+    if kind == "map_last":
+        return FeatureSpec(kind, (h, w, c))
+    if kind == "vector":
+        return FeatureSpec(kind, (c * h,))
+    k, grid = draw(st.integers(0, 2)), draw(st.booleans())
+    return FeatureSpec(kind, (k + h * w, c), (h, w) if grid else None, k)
+
+
+@given(specs(), st.sampled_from([0.25, 2, 4, 2.625, 32, "fp32", "fp16", "bf16"]), st.integers(1, 4), st.randoms())
+@settings(max_examples=150, deadline=None)
+def test_it_decodes_every_kind_and_rate(spec: FeatureSpec, rate: Any, n: int, random: Any) -> None:
+    order = list(range(spec.channels))
+    random.shuffle(order)
+    codec = codec_for(rate, spec, order if isinstance(rate, (int, float)) else None)
+    rows = codec.encode(features(n, spec.shape, random.randrange(1000)))
+    found = reader40.decode(codec.config(), codec.member(rows), n)
+    assert np.array_equal(found, codec.decode(rows).numpy())
