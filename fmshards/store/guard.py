@@ -24,12 +24,26 @@ def guard(action: str, url: str, amount: str = "") -> Iterator[None]:
         yield
     except FmshardsError:
         raise
-    except FileNotFoundError:
-        raise StoreError(f"cannot {action} {url}: it does not exist") from None
+    except FileNotFoundError as error:
+        reason = "it does not exist" if is_missing(error) else _chain(error)
+        raise StoreError(f"cannot {action} {url}: {reason}") from None
     except OSError as error:
         raise StoreError(f"cannot {action} {url}: {_describe(error, amount)}") from None
     except Exception as error:  # a backend may raise anything, and often what does not pickle
         raise StoreError(f"cannot {action} {url}: {type(error).__name__}: {error}") from None
+
+
+def is_missing(error: FileNotFoundError) -> bool:
+    """Whether nothing is there. fsspec's http says so of a server that fails or cannot be reached as well."""
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        return isinstance(cause, FileNotFoundError)
+    return getattr(cause, "status", 404) in (404, 410)
+
+
+def _chain(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {cause}"
 
 
 def _describe(error: OSError, amount: str) -> str:

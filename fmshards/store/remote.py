@@ -6,13 +6,14 @@ listings are asked for anew each time, since another machine may be writing.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from fmshards.errors import CorruptError, StoreError
-from fmshards.store.guard import guard, guarded_reader
+from fmshards.store.guard import guard, guarded_reader, guarded_writer, is_missing
 
 
 def read(url: str, start: int, length: int | None) -> bytes:
@@ -55,7 +56,9 @@ def exists(url: str) -> bool:
         # Not fs.exists(): it reads every error as "no", and a set that cannot be reached is not a missing set.
         try:
             fs.info(path)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if not is_missing(error):
+                raise
             return False
         return True
 
@@ -65,7 +68,9 @@ def list_names(url: str) -> list[str]:
     with guard("list", url):
         try:
             names = fs.ls(path, detail=False)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if not is_missing(error):
+                raise
             return []
     here = path.rstrip("/")
     found = {str(name).rstrip("/") for name in names}
@@ -110,15 +115,21 @@ def put_if_absent(url: str, data: bytes) -> bool:
 @contextmanager
 def atomic_file(url: str) -> Iterator[BinaryIO]:
     """Written to a local spool, then uploaded in one go: an upload appears when it is complete, or not at all."""
-    with guard("write", url, "to a temporary file"):
-        spool = tempfile.NamedTemporaryFile(prefix="fmshards-", suffix=".spool")  # noqa: SIM115  # closed below
-    with spool:
-        yield cast(BinaryIO, spool)
-        with guard("write", url, f"{spool.tell():,} bytes"):
-            spool.flush()
-            fs, path = _open(url)
+    fs, path = _open(url)
+    with guard("make a temporary file for", url):
+        fd, spool = tempfile.mkstemp(prefix="fmshards-", suffix=".spool")
+    file = guarded_writer(fd, f"{spool}, to be uploaded to {url}")
+    try:
+        yield file
+        file.flush()
+        with guard("write", url, f"{file.tell():,} bytes"):
             _make_folder(fs, path)
-            fs.put_file(spool.name, path)
+            fs.put_file(spool, path)
+    finally:
+        with suppress(StoreError, OSError):
+            file.close()
+        with suppress(OSError):
+            os.unlink(spool)
 
 
 def _open(url: str) -> tuple[Any, str]:
