@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fmshards.augment import FLIP, compose, crop_box, identity_theta, move, phi_of, translate
+from fmshards.codec import FeatureSpec
+from fmshards.errors import InputError
+from fmshards.shards import Grid
+from tests.augment.conftest import slow_move
+
+MAP = FeatureSpec("map", (5, 8, 6))
+SIZE = (32, 24)  # stride 4
+CENTRED = Grid((4.0, 4.0), (1.5, 1.5))
+CORNER = Grid((4.0, 4.0), (0.0, 0.0))
+NONE = np.zeros(4, bool)
+
+
+def features(spec: FeatureSpec, n: int = 4, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, *spec.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def same(theta: np.ndarray, n: int = 4) -> np.ndarray:
+    return np.tile(np.asarray(theta, np.float32), (n, 1, 1))
+
+
+def kinds(c: int, h: int, w: int) -> list[FeatureSpec]:
+    return [
+        FeatureSpec("map", (c, h, w)),
+        FeatureSpec("map_last", (h, w, c)),
+        FeatureSpec("tokens", (2 + h * w, c), grid=(h, w), class_tokens=2),
+        FeatureSpec("tokens", (h * w, c), grid=(h, w)),
+    ]
+
+
+def as_kind(places: torch.Tensor, spec: FeatureSpec, extra: torch.Tensor | None = None) -> torch.Tensor:
+    """A map [B, C, h, w] as another kind; `extra` the class tokens."""
+    if spec.kind == "map":
+        return places
+    last = places.permute(0, 2, 3, 1)
+    if spec.kind == "map_last":
+        return last.contiguous()
+    return torch.cat([extra, last.flatten(1, 2)], 1) if extra is not None else last.flatten(1, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("spec", kinds(5, 8, 6), ids=str)
+def test_whole_moves_are_slices_bit_for_bit(spec: FeatureSpec, dtype: torch.dtype) -> None:
+    places = features(MAP).to(dtype)
+    tokens = features(FeatureSpec("tokens", (2, 5))).to(dtype) if spec.class_tokens else None
+    fill_map = torch.full((5, 8, 6), 9.0) + torch.arange(6)
+    fill_map = fill_map.to(dtype)
+    x = as_kind(places, spec, tokens)
+    fill = as_kind(fill_map[None], spec, None if tokens is None else tokens[:1])[0]
+
+    def moved(theta, mirrored=NONE):
+        return move(x, same(theta), mirrored, spec, CENTRED, fill, SIZE)
+
+    assert torch.equal(moved(FLIP), as_kind(places.flip(-1), spec, tokens))
+    shifted = fill_map.expand(4, -1, -1, -1).clone()
+    shifted[:, :, 1:, :-2] = places[:, :, :-1, 2:]  # 8 pixels to the right, one cell up
+    assert torch.equal(moved(translate(8, -4, SIZE)), as_kind(shifted, spec, tokens))
+    # Flipped, then shifted; with the mirror as the reference it is the shift alone.
+    both = compose(FLIP, translate(8, -4, SIZE))
+    flipped = fill_map.expand(4, -1, -1, -1).clone()
+    flipped[:, :, 1:, :-2] = places.flip(-1)[:, :, :-1, 2:]
+    assert torch.equal(moved(both), as_kind(flipped, spec, tokens))
+    assert torch.equal(moved(both, ~NONE), as_kind(shifted, spec, tokens))
+    far = as_kind(fill_map.expand(4, -1, -1, -1), spec, tokens)
+    assert torch.equal(moved(translate(800, 0, SIZE)), far)
+
+
+def test_exactness_does_not_depend_on_what_else_is_in_the_batch() -> None:
+    x = features(MAP)
+    theta = np.stack([identity_theta(1)[0], FLIP, translate(4, 8, SIZE), crop_box(1, 2, 10, 11, SIZE)])
+    theta = theta.astype(np.float32)
+    fill = features(MAP, 1, seed=1)[0]
+    out = move(x, theta, NONE, MAP, CENTRED, fill, SIZE)
+    assert torch.equal(out[0], x[0])
+    assert torch.equal(out[1], x[1].flip(-1))
+    assert torch.equal(out[2, :, :-2, :-1], x[2, :, 2:, 1:])
+    assert torch.equal(out[2, :, -2:], fill[:, -2:])
+    for i in range(4):
+        alone = move(x[i : i + 1], theta[i : i + 1], NONE[:1], MAP, CENTRED, fill, SIZE)
+        assert torch.equal(alone[0], out[i])
+
+
+def test_the_grid_decides_what_a_flip_is() -> None:
+    """Cells at pixels 0, 2, ...: the mirror of pixel 2i is pixel 31 - 2i, between two cells."""
+    spec = FeatureSpec("map", (3, 16, 16))
+    x, fill = features(spec), features(spec, 1, seed=2)[0]
+    out = move(x, same(FLIP), NONE, spec, Grid((2.0, 2.0), (0.0, 0.0)), fill, (32, 32))
+    flipped = x.flip(-1)
+    assert torch.allclose(out[..., 1:], (flipped[..., :-1] + flipped[..., 1:]) / 2, atol=1e-6)
+    assert torch.allclose(out[..., 0], (fill[..., 0] + flipped[..., 0]) / 2, atol=1e-6)
+    registered = move(x, same(FLIP), NONE, spec, Grid((2.0, 2.0), (0.5, 0.5)), fill, (32, 32))
+    assert torch.equal(registered, flipped)
+    assert torch.equal(move(x, same(FLIP), NONE, spec, None, fill, (32, 32)), flipped)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.floats(-1.5, 1.5), min_size=6, max_size=6),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([CENTRED, CORNER, Grid((4.3, 3.9), (-0.7, 1.1))]),
+)
+def test_any_affine_map_is_as_defined(values, axis_aligned, mirrored, grid) -> None:
+    theta = np.array(values, np.float32).reshape(2, 3)
+    if axis_aligned:
+        theta[0, 1] = theta[1, 0] = 0
+    x, fill = features(MAP, 1), features(MAP, 1, seed=1)[0]
+    phi = phi_of(theta, np.array(mirrored))
+    wanted = slow_move(x[0].double().numpy(), phi, grid.stride, grid.offset, fill.double().numpy(), SIZE)
+    got = move(x, theta[None], np.array([mirrored]), MAP, grid, fill, SIZE)
+    assert torch.allclose(got[0].double(), torch.from_numpy(wanted), atol=2e-5)
+
+
+def test_rotation_by_a_quarter_is_exact() -> None:
+    spec = FeatureSpec("map", (3, 8, 8))
+    x = features(spec)
+    quarter = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])  # out(x, y) = in(y, -x)
+    out = move(x, same(quarter), NONE, spec, None, None, (32, 32))
+    assert torch.equal(out, torch.rot90(x, -1, (2, 3)))
+
+
+def test_all_kinds_move_alike() -> None:
+    theta = np.stack([crop_box(*v, SIZE) for v in ((0, 0, 20, 20), (3, 4, 12.5, 9), (1, 1, 8, 30), (0, 2, 24, 30))])
+    places, fill = features(MAP), features(MAP, 1, seed=3)[0]
+    wanted = move(places, theta, NONE, MAP, CORNER, fill, SIZE)
+    for spec in kinds(5, 8, 6)[1:]:
+        tokens = features(FeatureSpec("tokens", (2, 5))) if spec.class_tokens else None
+        some = as_kind(fill[None], spec, None if tokens is None else tokens[:1])[0]
+        got = move(as_kind(places, spec, tokens), theta, NONE, spec, CORNER, some, SIZE)
+        assert torch.equal(got, as_kind(wanted, spec, tokens))
+        assert got.is_contiguous()
+
+
+def test_no_fill_is_zeros_and_a_large_batch_is_as_a_small_one() -> None:
+    spec = FeatureSpec("map", (64, 16, 16))  # 64 KB a sample: several tables
+    x = features(spec, 70)
+    theta = np.tile(translate(3, -5, (32, 32)), (70, 1, 1))
+    theta[::2] = translate(4, -6, (32, 32))
+    for some in (theta, theta[::2].repeat(2, axis=0)):  # bilinear; whole cells
+        out = move(x, some, np.zeros(70, bool), spec, None, None, (32, 32))
+        zeros = move(x, some, np.zeros(70, bool), spec, None, torch.zeros(spec.shape), (32, 32))
+        assert torch.equal(out, zeros)
+        for i in (0, 33, 69):
+            alone = move(x[i : i + 1], some[i : i + 1], NONE[:1], spec, None, None, (32, 32))
+            assert torch.equal(alone[0], out[i])
+    assert not out[:, :, :, -2:].any()
+
+
+def test_tensors_and_arrays_are_taken_alike_and_nothing_is_changed() -> None:
+    x = features(MAP)
+    before = x.clone()
+    theta = same(compose(FLIP, translate(3, 1, SIZE)))
+    a = move(x, theta, NONE, MAP, CENTRED, None, SIZE)
+    b = move(x, torch.from_numpy(theta), torch.from_numpy(NONE), MAP, CENTRED, None, SIZE)
+    assert torch.equal(a, b)
+    assert torch.equal(x, before)
+
+
+def test_features_without_places_do_not_move() -> None:
+    for spec in (FeatureSpec("vector", (7,)), FeatureSpec("tokens", (4, 7))):
+        x = features(spec)
+        assert torch.equal(move(x, identity_theta(4), NONE, spec, None, None, SIZE), x)
+        assert torch.equal(move(x, same(FLIP), ~NONE, spec, None, None, SIZE), x)  # the mirror's own feature
+        for theta in (FLIP, translate(1, 0, SIZE)):
+            with pytest.raises(InputError, match="no places"):
+                move(x, same(theta), NONE, spec, None, None, SIZE)
+
+
+def test_wrong_shapes_are_refused() -> None:
+    with pytest.raises(InputError, match=r"\[B, 5, 8, 6\]"):
+        move(features(MAP).permute(0, 2, 1, 3), identity_theta(4), NONE, MAP, None, None, SIZE)
+    with pytest.raises(InputError, match="theta"):
+        move(features(MAP), identity_theta(3), NONE, MAP, None, None, SIZE)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("spec", kinds(5, 8, 6), ids=str)
+def test_a_device_gives_what_the_cpu_gives(spec: FeatureSpec) -> None:
+    x, fill = features(spec), features(spec, 1, seed=1)[0]
+    thetas = [FLIP, translate(8, -4, SIZE), crop_box(1, 2, 10, 11, SIZE), np.array([[0.8, 0.3, 0], [-0.3, 0.8, 0.1]])]
+    for theta in [same(t) for t in thetas] + [np.stack(thetas).astype(np.float32)]:
+        here = move(x, theta, NONE, spec, CORNER, fill, SIZE)
+        there = move(
+            x.cuda(), torch.from_numpy(theta).cuda(), torch.from_numpy(NONE).cuda(), spec, CORNER, fill.cuda(), SIZE
+        )
+        assert torch.allclose(here, there.cpu(), atol=1e-5)
+    assert torch.equal(
+        move(x.cuda(), same(FLIP), NONE, spec, CENTRED, fill, SIZE).cpu(),
+        move(x, same(FLIP), NONE, spec, CENTRED, fill, SIZE),
+    )
