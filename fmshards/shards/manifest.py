@@ -188,5 +188,5 @@ def layer_error(stats: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | N
 
 
 def decibel(error: float, energy: float) -> float | None:
-    """10 log10(error / energy); None where the error is zero."""
-    return None if error <= 0.0 else 10.0 * (math.log10(error) - math.log10(max(energy, 1e-300)))
+    """10 log10(error / energy) to six decimals, alike on all machines; None where the error is zero."""
+    return None if error <= 0.0 else round(10.0 * (math.log10(error) - math.log10(max(energy, 1e-300))), 6)
