@@ -77,7 +77,7 @@ class ChunkDecoder:
             combination = shown[drawn[chunk]] if self.augment else BASE
             columns = chunk_columns(fetcher.fetch(chunk, combination), _taken(catalog))
             for at in range(0, len(columns[KEYS]), _AT_ONCE):
-                part = {key: column[at : at + _AT_ONCE] for key, column in columns.items()}
+                part = {key: column[at : at + _AT_ONCE].copy() for key, column in columns.items()}
                 batch = decoder(batch_of(part, None, catalog, self.seed, epoch, self.augment))
                 yield from _split(batch, url)
 
@@ -96,9 +96,10 @@ def decode_chunks(
                          fmshards.decode_chunks(), wds.shuffle(1000), wds.batched(64))
 
     A sample is a dict: `__key__`, `__url__`, the layer `dtype` [*shape], `cls` int and the other fields, decoded;
-    `theta` float32 [2, 3], `view` int and `mirrored` bool say how it was augmented. `layers`: those to read side by
-    side; None is the one whose folder the URL names. augment: False gives base features unmoved. Each run of the
-    pipeline is the next epoch, in all workers alike, `set_epoch` sets it.
+    `theta` float32 [2, 3], `view` int and `mirrored` bool say how it was augmented. A `wds.decode` after it takes
+    `partial=True`, since values are not bytes any more. `layers`: those to read side by side; None is the one whose
+    folder the URL names. augment: False gives base features unmoved. Each run of the pipeline is the next epoch, in
+    all workers alike; `set_epoch` sets it.
 
     Raises, at the first sample of a shard, FormatError where its set is not whole, InputError where the set has no
     such shard or layer, CorruptError where bytes are missing or changed.
