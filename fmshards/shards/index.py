@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmshards import store
+from fmshards.codec import codec_from_config
 from fmshards.errors import CorruptError, FormatError, MismatchError
 from fmshards.shards import limits
 from fmshards.shards.envelope import seal, unseal
@@ -207,6 +208,9 @@ def check_index(index: ShardIndex, plan: Plan, layer: str, where: str) -> None:
     if index.layer != layer:
         raise MismatchError(f"{where}: a shard of layer {index.layer}, expected layer {layer}")
     check_members(index.chunks, plan, layer, where)
+    channels = codec_from_config(plan.layer(layer).codec).spec.channels
+    if index.errors is not None and len(index.errors["error"]) != channels:
+        raise FormatError(f"{where}: error sums of {len(index.errors['error'])} channels, the layer has {channels}")
 
 
 def check_members(chunks: Sequence[ChunkIndex], plan: Plan, layer: str, where: str) -> None:

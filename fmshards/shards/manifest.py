@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fmshards.codec import codec_from_config
 from fmshards.errors import FormatError
 from fmshards.shards import limits
 from fmshards.shards.jsonio import Fields, check_version, dumps, loads
@@ -73,11 +74,10 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         layers = {}
         for layer in self.plan.layers:
-            codecs = layer.members(self.plan.members)
             layers[layer.name] = {
                 "shards": [entry.to_json() for entry in self.shards.get(layer.name, ())],
                 "error": self.errors.get(layer.name),
-                "rate": next(iter(codecs.values())).rate,
+                "rate": codec_from_config(layer.codec).rate,
             }
         return {
             "format": FORMAT,
@@ -117,25 +117,28 @@ class Manifest:
             inner = Fields(layers.object(layer.name), f"{where}: layers: {layer.name}")
             entries = inner.items("shards", limits.SET_SHARDS)
             error = inner.object_or_none("error")
-            inner.number("rate", 0.0, 64.0 * 64.0)
+            codec = codec_from_config(layer.codec)
+            rate = inner.number("rate", 0.0)
             inner.done()
+            if abs(rate - codec.rate) > 1e-9 * codec.rate:
+                raise FormatError(f"{inner.where}: a rate of {rate}, the plan's codec has {codec.rate}")
             shards[layer.name] = tuple(
                 ShardEntry.from_json(v, f"{inner.where}: shards[{i}]") for i, v in enumerate(entries)
             )
             if error is not None:
-                errors[layer.name] = _error(error, f"{inner.where}: error")
+                errors[layer.name] = _error(error, codec.spec.channels, f"{inner.where}: error")
         layers.done()
         manifest = Manifest(plan, shards, errors, samples)
         _check(manifest, where)
         return manifest
 
 
-def _error(value: dict[str, Any], where: str) -> dict[str, Any]:
+def _error(value: dict[str, Any], channels: int, where: str) -> dict[str, Any]:
     fields = Fields(value, where)
     out = {
         "db": fields.number_or_none("db"),
         "worst_channel_db": fields.number_or_none("worst_channel_db"),
-        "worst_channel": fields.integer("worst_channel", 0, 1 << 31),
+        "worst_channel": fields.integer("worst_channel", 0, channels - 1),
         "samples": fields.integer("samples", 0, 1 << 48),
     }
     fields.done()

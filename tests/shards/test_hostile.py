@@ -368,6 +368,22 @@ def test_an_edited_plan_is_noticed(small_set: tuple[Path, Manifest]) -> None:
     assert Manifest.from_bytes(json.dumps(value).encode(), "manifest.json").plan.digest == small_set[1].plan.digest
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rate": 3.5}, "a rate of 3.5, the plan's codec has 4"),
+        ({"rate": float("nan")}, "NaN is not a JSON number"),
+        ({"rate": -1}, "rate must be"),
+        ({"error": {"db": 1.0, "worst_channel_db": 1.0, "worst_channel": 8, "samples": 1}}, "from 0 to 7"),
+    ],
+)
+def test_rates_and_errors_that_cannot_be(small_set: tuple[Path, Manifest], change: dict[str, Any], words: str) -> None:
+    value = copy.deepcopy(small_set[1].to_json())
+    value["layers"]["layer2"].update(change)
+    with pytest.raises(FormatError, match=words):
+        Manifest.from_bytes(json.dumps(value).encode(), "manifest.json")
+
+
 def test_an_entry_beyond_the_file(small_set: tuple[Path, Manifest]) -> None:
     entry = small_set[1].shards["layer2"][0]
     url = layer_url(str(small_set[0]), "layer2", entry.name)

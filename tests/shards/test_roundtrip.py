@@ -138,6 +138,20 @@ def test_a_shard_without_samples_is_a_shard(tmp_path: Path) -> None:
     assert verify_shard(url, writer.entry) is None
 
 
+def test_a_shard_behind_a_url(small_set: tuple[Path, Manifest]) -> None:
+    folder, manifest = small_set
+    url, entry = "memory://fmshards-test/layer2/000000.tar", manifest.shards["layer2"][0]
+    assert write_shard(url, manifest.plan, "layer2", 0) == entry
+    assert entry_of(url, manifest.plan.digest, "layer2") == entry
+    assert verify_shard(url, entry) is None
+    local = layer_url(str(folder), "layer2", entry.name)
+    assert read_index(url) == read_index(local)
+    assert (
+        read_chunk(url, read_index(url), 1, ["view1.zfp"]).members
+        == read_chunk(local, read_index(local), 1, ["view1.zfp"]).members
+    )
+
+
 def test_a_shard_under_another_name_is_refused(small_set: tuple[Path, Manifest]) -> None:
     folder, manifest = small_set
     first, second = manifest.shards["layer2"]
