@@ -5,12 +5,14 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+import re
 from collections.abc import Sequence
 
 from fmshards.errors import InputError
 from fmshards.store.url import is_local, local_path
 
 _MOST_URLS = 1_000_000
+_RANGE = re.compile(r"\{(-?\d{1,99})\.\.(-?\d{1,99})")
 
 
 def expand(urls: str | Sequence[str]) -> list[str]:
@@ -30,6 +32,10 @@ def _braces(pattern: str) -> list[str]:
         return [pattern]
     import braceexpand
 
+    # braceexpand lists a range before it yields from it: look at its length first.
+    longest = max((abs(int(b) - int(a)) for a, b in _RANGE.findall(pattern)), default=0)
+    if longest >= _MOST_URLS:
+        raise InputError(f"{pattern}: expected at most {_MOST_URLS:,} URLs, found a range of {longest + 1:,}")
     try:
         found = list(itertools.islice(braceexpand.braceexpand(pattern), _MOST_URLS + 1))
     except ValueError as error:
