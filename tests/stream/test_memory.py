@@ -1,0 +1,133 @@
+"""Memory: stated beforehand, bounded by what is allowed, counted byte by byte."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from fmshards.errors import InputError
+from fmshards.stream import FeatureDataset, dataset, loader, order
+from fmshards.stream.fetch import Fetcher
+from fmshards.stream.layout import READ_AHEAD, Job, choose_deal, lane_slots, memory_needed
+from fmshards.stream.window import Window
+from tests.sets import BuiltSet, build_set
+
+
+class Ledger:
+    """Counts rows' bytes that are held: the window's, and those of chunks fetched and not yet put into it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waiting = self.most = 0
+        put, fetch = Window.put, Fetcher.fetch
+        ledger = self
+
+        def counted_fetch(self, *args):
+            fetched = fetch(self, *args)
+            ledger.waiting += fetched.bytes
+            ledger.sizes[fetched.where] = fetched.bytes
+            return fetched
+
+        def counted_put(self, columns, where):
+            put(self, columns, where)
+            ledger.most = max(ledger.most, self.bytes + ledger.waiting)
+            ledger.waiting -= ledger.sizes[where]
+
+        self.sizes: dict[str, int] = {}
+        monkeypatch.setattr(Fetcher, "fetch", counted_fetch)
+        monkeypatch.setattr(Window, "put", counted_put)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> BuiltSet:
+    path = tmp_path_factory.mktemp("sets") / "many"
+    return build_set(path, samples=(400, 400), chunk=8, layers={"a": "8", "b": "4"}, recipe="flip", kind="vector")
+
+
+@pytest.mark.parametrize("memory", [60_000, 100_000, 1_000_000])
+@pytest.mark.parametrize("train", [True, False])
+def test_what_is_held_stays_below_what_is_stated_and_allowed(
+    many: BuiltSet, memory: int, train: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = FeatureDataset(many.url, batch_size=16, memory=memory, train=train)
+    ledger = Ledger(monkeypatch)
+    for _ in range(3):
+        for batch in data:
+            assert len(batch["__key__"]) == 16
+    assert 0 < ledger.most <= data.memory_needed() <= memory
+
+
+def test_more_memory_shuffles_over_more_chunks(many: BuiltSet) -> None:
+    small, large = (FeatureDataset(many.url, batch_size=16, memory=m).deal() for m in (60_000, 1_000_000))
+    assert small.window * small.lanes < large.window * large.lanes
+
+
+def test_memory_is_shared_by_the_workers(many: BuiltSet) -> None:
+    data = FeatureDataset(many.url, batch_size=16, memory=100_000)
+    for workers in (0, 1, 2, 3):
+        assert data.memory_needed(workers) <= 100_000
+    assert loader(many.url, 16, num_workers=2, memory=100_000).memory_needed <= 100_000
+    assert "holds at most" in repr(data)
+
+
+def test_the_window_is_no_larger_than_it_must_be(many: BuiltSet) -> None:
+    """A slot is used again as soon as its row is given away."""
+    data = FeatureDataset(many.url, batch_size=16, window=2, lanes=2, groups=1)
+    schedule = order.training(data.deal(), data.catalog.sizes, 0, 0)
+    assert schedule.slots < 2 * (2 * 8 + 8 + 8)
+    window = Window(schedule)
+    for i, need in enumerate(schedule.need.tolist()):
+        while window.fetched < need:
+            chunk = int(schedule.chunk[window.fetched])
+            window.put({"row": np.arange(8) + 8 * chunk}, "here")
+        chunk, row = schedule.rows()
+        assert window.take(i)["row"].tolist() == (chunk[i] * 8 + row[i]).tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    samples=st.integers(1, 5000),
+    chunk=st.integers(1, 64),
+    batch_size=st.integers(1, 64),
+    ranks=st.integers(1, 4),
+    workers=st.integers(0, 4),
+    memory=st.integers(1, 10**7),
+)
+def test_deals_that_are_chosen(
+    samples: int, chunk: int, batch_size: int, ranks: int, workers: int, memory: int
+) -> None:
+    job = Job(samples, -(-samples // chunk), chunk, 100, batch_size, ranks, workers, memory)
+    if job.batch > samples:
+        with pytest.raises(InputError, match="larger than the set"):
+            choose_deal(job)
+        return
+    least = memory_needed(_least(job), job)
+    if least > memory:
+        with pytest.raises(InputError, match=f"takes: {least} bytes"):
+            choose_deal(job)
+        return
+    deal = choose_deal(job)
+    assert deal.batch % deal.lanes == 0
+    assert deal.lanes % ranks == 0
+    assert deal.groups == max(workers, 1)
+    assert deal.lanes <= max(64, ranks)
+    assert deal.groups * deal.lanes <= max(job.chunks / 8, deal.groups * ranks)
+    assert memory_needed(deal, job) <= memory
+    sizes = np.full(job.chunks, chunk)
+    sizes[-1] = samples - chunk * (job.chunks - 1)
+    if samples < 1000:
+        made = order.training(deal, sizes, 0, 0, 0, ranks, 0, max(workers, 1))
+        assert made.slots <= deal.groups * deal.lanes // ranks // max(workers, 1) * lane_slots(deal)
+
+
+def _least(job: Job) -> order.Deal:
+    return order.Deal(job.samples, job.chunk, job.batch, max(job.workers, 1), job.ranks, 1)
+
+
+def test_reading_ahead_is_part_of_the_statement(many: BuiltSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert READ_AHEAD > 0
+    monkeypatch.setattr(dataset, "READ_AHEAD", 0)
+    batches = list(DataLoader(FeatureDataset(many.url, batch_size=16), batch_size=None))
+    assert len(batches) == 50
