@@ -9,7 +9,7 @@ import pytest
 
 from fmshards.errors import FormatError
 from fmshards.shards import InputShard, chunk_sizes, layer_error, plan_differences
-from tests.shards.build import small_plan
+from tests.shards.build import layer_plan, small_plan
 
 
 def test_errors_add_up_over_shards() -> None:
@@ -75,3 +75,12 @@ def test_chunk_sizes() -> None:
     assert chunk_sizes(16, 8) == [8, 8]
     assert chunk_sizes(3, 8) == [3]
     assert chunk_sizes(0, 8) == []
+
+
+def test_a_layer_without_sensitive_channels_has_no_view_members() -> None:
+    calm = layer_plan("layer2", (8, 8, 8), views=0)
+    plan = small_plan(views=2, layers=(calm, layer_plan("head", (5, 7, 6), rate="fp16", views=2)))
+    assert list(plan.layer_members("layer2")) == ["base.zfp", "mirror.zfp"]
+    assert list(plan.layer_members("head")) == ["base.raw", "mirror.raw", "view1.raw", "view2.raw"]
+    assert plan.layer_members("head")["view1.raw"].spec.shape == (2, 7, 6)
+    plan.to_bytes()

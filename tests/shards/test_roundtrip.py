@@ -138,7 +138,7 @@ def test_a_shard_without_samples_is_a_shard(tmp_path: Path) -> None:
     assert verify_shard(url, writer.entry) is None
 
 
-def test_a_shard_behind_a_url(small_set: tuple[Path, Manifest]) -> None:
+def test_a_shard_behind_a_url(small_set: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, manifest = small_set
     url, entry = "memory://fmshards-test/layer2/000000.tar", manifest.shards["layer2"][0]
     assert write_shard(url, manifest.plan, "layer2", 0) == entry
