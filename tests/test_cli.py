@@ -67,7 +67,7 @@ def test_cuts_prints_the_sensible_ones_and_json() -> None:
 def test_inspect_says_what_the_set_holds(shard_set: Path) -> None:
     text = fmshards("inspect", shard_set)
     assert text.returncode == 0, text.stderr
-    for word in ("layer2", "layer3", "500", "flip+crop(pad=4)", "mirror"):
+    for word in ("layer2", "layer3", "500", "flip", "crop(pad=4", "mirror"):
         assert word in text.stdout
     found = json.loads(fmshards("inspect", shard_set, "--json").stdout)
     assert found["samples"] == 500

@@ -46,7 +46,7 @@ def command(source: str, out: str, layers: tuple[str, ...], as_json: bool, **opt
     """
     from fmshards.extract import extract, layer_rates
 
-    manifest = extract(source, out, layers=layer_rates(layers), **options)
+    manifest = extract(source, out, layers=layer_rates(layers), progress=True, **options)
     summary = {
         "set": out,
         "samples": manifest.samples,
