@@ -19,6 +19,7 @@ _RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # tried where the equations are f
 _PLENTY = 20  # equations for each unknown beyond which more are left out
 _ENOUGH = 1 << 15  # ... and at least so many are kept
 _LARGEST = 12_000  # unknowns: a float64 matrix of 1.2 GB
+_COLUMNS = 256  # of the normal equations at a time
 _BATCH_BYTES = 64 << 20
 
 
@@ -88,7 +89,7 @@ def _places(x: torch.Tensor, y: torch.Tensor, kernel: int) -> tuple[torch.Tensor
     every = max(1, n * h * w // max(_PLENTY * unknowns, _ENOUGH))
     fit = _moments(_equations(x[:inner], y[:inner], kernel, every))
     solution = _solve(fit, _moments(_equations(x[inner:], y[inner:], kernel, every)))
-    weight = solution[:-1].T.reshape(c, c, kernel, kernel).float()
+    weight = solution[:-1].view(kernel, kernel, c, c).permute(3, 2, 0, 1).float()
     weight[:, :, kernel // 2, kernel // 2] += torch.eye(c)
     return weight.contiguous(), solution[-1].float()
 
@@ -96,18 +97,24 @@ def _places(x: torch.Tensor, y: torch.Tensor, kernel: int) -> tuple[torch.Tensor
 def _equations(
     x: torch.Tensor, y: torch.Tensor, kernel: int, every: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Inputs [rows, C*K*K] and what they must add to the flip [rows, C], of one of `every` places."""
-    _, c, h, w = x.shape
+    """Inputs [rows, K*K*C] and what they must add to the flip [rows, C], of one of `every` places."""
+    n, c, h, w = x.shape
     size = max(1, _BATCH_BYTES // (4 * c * kernel * kernel * h * w))
     generator = torch.Generator().manual_seed(0)
-    for some, wanted in zip(torch.split(x, size), torch.split(y, size), strict=True):
-        flipped = some.flip(-1)
-        columns = F.unfold(flipped, kernel, padding=kernel // 2).permute(0, 2, 1).flatten(0, 1)
-        target = (wanted - flipped).flatten(2).permute(0, 2, 1).flatten(0, 1)
+    reach = kernel // 2
+    for start in range(0, n, size):
+        flipped = x[start : start + size].flip(-1).permute(0, 2, 3, 1)
+        target = y[start : start + size].permute(0, 2, 3, 1) - flipped
+        padded = F.pad(flipped, (0, 0, reach, reach, reach, reach))
+        places = torch.arange(len(flipped) * h * w)
         if every > 1:
-            chosen = torch.randperm(len(columns), generator=generator)[: -(-len(columns) // every)]
-            columns, target = columns[chosen], target[chosen]
-        yield columns, target
+            places = torch.randperm(len(places), generator=generator)[: -(-len(places) // every)].sort().values
+        sample, row, column = places // (h * w), places // w % h, places % w
+        corner = (sample * padded.shape[1] + row) * padded.shape[2] + column
+        cells = padded.flatten(0, 2)
+        taps = [dy * padded.shape[2] + dx for dy in range(kernel) for dx in range(kernel)]
+        columns = torch.cat([cells.index_select(0, corner + tap) for tap in taps], dim=1)
+        yield columns, target.flatten(0, 2).index_select(0, places)
 
 
 def _moments(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -117,9 +124,18 @@ def _moments(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.
         if not len(x):
             continue
         wide = F.pad(x.double(), (0, 1), value=1.0)
-        xx, xy = wide.T @ wide, wide.T @ y.double()
+        xx, xy = _gram(wide), wide.T @ y.double()
         total = (xx, xy) if total is None else (total[0] + xx, total[1] + xy)
     return total
+
+
+def _gram(x: torch.Tensor) -> torch.Tensor:
+    """x'x, its lower half mirrored from the upper."""
+    unknowns = x.shape[1]
+    out = torch.zeros(unknowns, unknowns, dtype=x.dtype)
+    for start in range(0, unknowns, _COLUMNS):
+        out[start : start + _COLUMNS, start:] = x[:, start : start + _COLUMNS].T @ x[:, start:]
+    return out.triu() + out.triu(1).T
 
 
 def _solve(

@@ -20,6 +20,8 @@ from fmshards.augment.theta import Theta
 if TYPE_CHECKING:
     from fmshards.model import Preprocess
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
 _SNAP = 1e-3  # pixels of the base image
 _FINEST = 4  # samples a side of an output pixel where theta is not along the axes
 
@@ -47,7 +49,9 @@ def render(image: Image.Image, preprocess: Preprocess, theta: npt.ArrayLike | to
     whole = _whole(t, size)
     if whole is not None:
         return _slice(preprocess.base(image), whole, preprocess, image)
-    image = image.convert("RGB")
+    from fmshards.model.preprocess import to_rgb  # loaded by whoever made `preprocess`; streams do without it
+
+    image, box = _reaching(to_rgb(image), box)
     inside = _inside(t, size)
     if inside is not None:
         resized = image.resize((size[1], size[0]), preprocess.resample, box=_in_original(inside, size, box, image.size))
@@ -59,6 +63,15 @@ def render(image: Image.Image, preprocess: Preprocess, theta: npt.ArrayLike | to
     pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
     value, _ = _sample(pixels, t, size, (box[0] / shrink, box[1] / shrink, box[2] / shrink, box[3] / shrink))
     return preprocess.normalize(value)
+
+
+def _reaching(image: Image.Image, box: Box) -> tuple[Image.Image, Box]:
+    """The image with black where `box` reaches beyond it, as where a centred crop pads; and the box in it."""
+    left, top = math.floor(min(box[0], 0)), math.floor(min(box[1], 0))
+    right, bottom = math.ceil(max(box[2], image.width)), math.ceil(max(box[3], image.height))
+    if (left, top, right, bottom) == (0, 0, *image.size):
+        return image, box
+    return image.crop((left, top, right, bottom)), (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
 
 
 def _pixels(t: Theta, size: tuple[int, int], axis: int) -> tuple[float, float]:
@@ -101,11 +114,13 @@ def _slice(
 
 def _blank(preprocess: Preprocess, image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
     if preprocess.geometry(image.size) is None:
-        return preprocess.base(Image.new("RGB", image.size))
-    return preprocess.normalize(torch.zeros(3, *size))
+        blank: torch.Tensor = preprocess.base(Image.new("RGB", image.size))
+    else:
+        blank = preprocess.normalize(torch.zeros(3, *size))
+    return blank
 
 
-def _inside(t: Theta, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+def _inside(t: Theta, size: tuple[int, int]) -> Box | None:
     """The box (left, top, right, bottom) of base pixels that theta shows, if it is along the axes and inside."""
     if t[0, 1] or t[1, 0]:
         return None
@@ -121,11 +136,11 @@ def _inside(t: Theta, size: tuple[int, int]) -> tuple[float, float, float, float
 
 
 def _in_original(
-    inside: tuple[float, float, float, float],
+    inside: Box,
     size: tuple[int, int],
-    box: tuple[float, float, float, float],
+    box: Box,
     original: tuple[int, int],
-) -> tuple[float, float, float, float]:
+) -> Box:
     """Base pixels to original pixels, held inside the original, as PIL demands."""
     sx, sy = (box[2] - box[0]) / size[1], (box[3] - box[1]) / size[0]
     return (
@@ -136,16 +151,14 @@ def _in_original(
     )
 
 
-def _steepness(t: Theta, size: tuple[int, int], box: tuple[float, float, float, float]) -> float:
+def _steepness(t: Theta, size: tuple[int, int], box: Box) -> float:
     """Source pixels that one step of an output pixel crosses, along the steeper axis."""
     half = np.array([(box[2] - box[0]) / 2, (box[3] - box[1]) / 2])
     steps = half[:, None] * t[:, :2] * np.array([2 / size[1], 2 / size[0]])
     return float(np.linalg.norm(steps, axis=0).max())
 
 
-def _sample(
-    source: torch.Tensor, t: Theta, size: tuple[int, int], box: tuple[float, float, float, float]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _sample(source: torch.Tensor, t: Theta, size: tuple[int, int], box: Box) -> tuple[torch.Tensor, torch.Tensor]:
     """source [3, h, w], whose part `box` is the base image, averaged over each output pixel of theta.
 
     Returns the sum over what is inside the base image [3, H, W] and the part of the pixel that is [1, H, W].
