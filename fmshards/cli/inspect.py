@@ -70,9 +70,12 @@ def _sample(url: str, index: int, as_json: bool) -> None:
     from fmshards.stream import open_shards
 
     samples = open_shards(url)
-    sample = samples[index]
+    try:
+        sample = samples[index]
+    except IndexError:
+        raise click.ClickException(f"{url} has samples 0 to {len(samples) - 1}, not {index}") from None
     layers = {}
-    for name in samples.layers:
+    for name in (layer.name for layer in samples.catalog.layers):
         x = sample[name].float()
         layers[name] = {
             "shape": list(x.shape),
