@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from fmshards.augment import Mirror, Recipe, view_reference
-from fmshards.errors import InputError, MismatchError
-from fmshards.shards import LayerPlan, Manifest, chunk_sizes, layer_url, read_manifest
+from fmshards.errors import FormatError, InputError, MismatchError
+from fmshards.shards import LayerPlan, Manifest, ShardEntry, layer_url, read_manifest
 from fmshards.stream.order import Ints
 
 
@@ -30,6 +29,7 @@ class Combination:
 
 
 BASE = Combination("base", 0)
+_MOST_CHUNKS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,17 @@ class Catalog:
     @cached_property
     def shard_names(self) -> tuple[str, ...]:
         """File names of a layer's shards, the same for every layer."""
-        return tuple(entry.name for entry in self.manifest.shards[self.layers[0].name])
+        return tuple(entry.name for entry in self._entries)
 
     @cached_property
     def sizes(self) -> Ints:
         """[chunks] samples of each chunk of the set, in stored order."""
-        return np.array([n for sizes in self._shard_sizes for n in sizes], np.int64)
+        samples = np.array([entry.samples for entry in self._entries], np.int64)
+        out = np.full(len(self.places), self.manifest.plan.chunk, np.int64)
+        ends = np.cumsum(self._chunks)
+        last = samples - (self._chunks - 1) * self.manifest.plan.chunk
+        out[ends[self._chunks > 0] - 1] = last[self._chunks > 0]
+        return out
 
     @cached_property
     def first(self) -> Ints:
@@ -56,10 +61,11 @@ class Catalog:
         return np.asarray(np.cumsum(self.sizes) - self.sizes, np.int64)
 
     @cached_property
-    def places(self) -> NDArray[np.int32]:
+    def places(self) -> Ints:
         """[chunks, 2] (shard, chunk of that shard) of each chunk of the set."""
-        pairs = [(s, j) for s, sizes in enumerate(self._shard_sizes) for j in range(len(sizes))]
-        return np.array(pairs, np.int32).reshape(-1, 2)
+        shard = np.repeat(np.arange(len(self._chunks)), self._chunks)
+        starts = np.cumsum(self._chunks) - self._chunks
+        return np.stack([shard, np.arange(len(shard)) - starts[shard]], axis=1)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -109,10 +115,32 @@ class Catalog:
         """URL of a layer's shard."""
         return layer_url(self.url, layer.name, self.shard_names[shard])
 
+    @property
+    def _entries(self) -> tuple[ShardEntry, ...]:
+        return self.manifest.shards[self.layers[0].name]
+
     @cached_property
-    def _shard_sizes(self) -> list[list[int]]:
-        entries = self.manifest.shards[self.layers[0].name]
-        return [chunk_sizes(entry.samples, self.manifest.plan.chunk) for entry in entries]
+    def _chunks(self) -> Ints:
+        """[shards] chunks of each shard: all of the plan's length, the last of a shard with the rest."""
+        samples = np.array([entry.samples for entry in self._entries], np.int64)
+        return np.asarray(-(-samples // self.manifest.plan.chunk), np.int64)
+
+    def check(self) -> None:
+        """Raise FormatError for numbers that cannot be, before memory is spent on them."""
+        plan = self.manifest.plan
+        for layer in self.layers:
+            row_bytes = sum(codec.row_bytes for codec in layer.members(plan.members).values())
+            for entry in self.manifest.shards[layer.name]:
+                if entry.samples * row_bytes > entry.bytes:
+                    raise FormatError(
+                        f"{self.url}: {layer.name}/{entry.name}: the manifest says {entry.samples} samples of "
+                        f"{row_bytes} bytes in a shard of {entry.bytes} bytes"
+                    )
+        if int(self._chunks.sum()) > _MOST_CHUNKS:
+            raise FormatError(
+                f"{self.url}: {int(self._chunks.sum())} chunks, more than the {_MOST_CHUNKS} that can be put into an "
+                "order; extract with larger chunks"
+            )
 
 
 def open_catalog(url: str, layers: Sequence[str] | str | None = None, model: nn.Module | None = None) -> Catalog:
@@ -127,6 +155,7 @@ def open_catalog(url: str, layers: Sequence[str] | str | None = None, model: nn.
     if not names or len(set(names)) != len(names):
         raise InputError(f"layers={names}: expected one or more different layers")
     catalog = Catalog(url, manifest, tuple(manifest.plan.layer(name) for name in names))
+    catalog.check()
     if not manifest.samples:
         raise InputError(f"{url}: the set has no samples")
     if model is not None:

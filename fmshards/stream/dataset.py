@@ -76,6 +76,7 @@ class FeatureDataset(IterableDataset[Batch]):
         self.memory = parse_bytes(memory)
         self.train = train
         self.augment = augment and train
+        self._fetcher = Fetcher(self.catalog)
         self._decoder = FeatureDecoder(self.catalog, dtype=dtype) if decode else None
         self._shape = (groups, lanes, window)
         self._given = None if rank is None or ranks is None else check_rank(rank, ranks)
@@ -136,7 +137,7 @@ class FeatureDataset(IterableDataset[Batch]):
 
     def _make(self, schedule: order.Schedule, wanted: Iterator[tuple[int, Combination]], epoch: int) -> Iterator[Batch]:
         window = Window(schedule)
-        fetched = read_ahead(Fetcher(self.catalog), wanted, READ_AHEAD)
+        fetched = read_ahead(self._fetcher, wanted, READ_AHEAD)
         taken = OWN | {layer.name for layer in self.catalog.layers}
         for i, need in enumerate(schedule.need.tolist()):
             while window.fetched < need:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,7 +41,6 @@ class Fetcher:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self._indices: dict[tuple[str, int], ShardIndex] = {}
-        self._lock = threading.Lock()
 
     def fetch(self, chunk: int, shown: Combination = BASE) -> Fetched:
         """Chunk `chunk` of the set with the members of one combination.
@@ -94,8 +92,7 @@ class Fetcher:
             manifest, url = self.catalog.manifest, self.catalog.layer_url(layer, shard)
             known = read_index(url, manifest.shards[layer.name][shard])
             check_index(known, manifest.plan, layer.name, url)
-            with self._lock:
-                self._indices[layer.name, shard] = known
+            self._indices[layer.name, shard] = known
         return known
 
 

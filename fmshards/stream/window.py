@@ -63,8 +63,8 @@ class Window:
             self._columns = {n: np.empty((slots, *c.shape[1:]), c.dtype) for n, c in columns.items()}
         elif columns.keys() != self._columns.keys():
             odd = sorted(columns.keys() ^ self._columns.keys())[0]
-            has = "has" if odd in columns else "lacks"
-            raise FormatError(f"{where}: it {has} the field {odd!r}, unlike other chunks of the set; extract it again")
+            has, name = "has" if odd in columns else "lacks", odd.removeprefix("field:")
+            raise FormatError(f"{where}: it {has} the field {name!r}, unlike other chunks of the set; extract it again")
 
 
 def objects(values: Iterable[Any], count: int) -> NDArray[Any]:

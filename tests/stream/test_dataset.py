@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
+import shutil
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from fmshards.errors import FormatError, InputError
-from fmshards.stream import FeatureDataset, loader
+from fmshards.shards import read_manifest, write_manifest
+from fmshards.stream import FeatureDataset, loader, order
+from fmshards.stream.window import Window
 from tests.sets import BuiltSet, build_set
 from tests.stream.helpers import error_of
 
@@ -251,3 +258,49 @@ def test_rank_from_the_environment(plain: BuiltSet, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("RANK", "one")
     with pytest.raises(InputError, match="RANK is a number"):
         list(data)
+
+
+def test_rank_from_torch_distributed(plain: BuiltSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Initialised after the data set was made; a spawned worker, which inherits nothing, is told by pickling."""
+    data = FeatureDataset(plain.url, batch_size=4, **ORDER)
+    expected = keys(read(FeatureDataset(plain.url, batch_size=4, rank=1, ranks=2, **ORDER)))
+    for name, value in {"is_initialized": True, "get_rank": 1, "get_world_size": 2}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    assert len(data) == 9
+    sent = pickle.dumps(data)
+    assert keys(read(data)) == expected
+    monkeypatch.undo()
+    info = SimpleNamespace(id=0, num_workers=1, seed=1)
+    monkeypatch.setattr("fmshards.stream.dataset.get_worker_info", lambda: info)
+    assert keys(list(pickle.loads(sent))) == expected
+
+
+def test_a_manifest_whose_numbers_cannot_be(plain: BuiltSet, tmp_path) -> None:
+    shutil.copytree(plain.path, tmp_path / "set")
+    manifest = read_manifest(plain.url)
+    first = manifest.shards["layer2"][0]
+    huge = dataclasses.replace(first, samples=2**35)
+    shards = {"layer2": (huge, *manifest.shards["layer2"][1:])}
+    inputs = (dataclasses.replace(manifest.plan.inputs[0], samples=2**35), *manifest.plan.inputs[1:])
+    plan = dataclasses.replace(manifest.plan, inputs=inputs)
+    samples = manifest.samples - first.samples + 2**35
+    url = str(tmp_path / "set")
+    write_manifest(url, dataclasses.replace(manifest, plan=plan, shards=shards, samples=samples))
+    with pytest.raises(FormatError, match="samples of 2048 bytes in a shard of"):
+        FeatureDataset(url)
+    huge = dataclasses.replace(huge, bytes=2**44)
+    shards = {"layer2": (dataclasses.replace(huge, samples=2**32), *shards["layer2"][1:])}
+    inputs = (dataclasses.replace(inputs[0], samples=2**32), *inputs[1:])
+    plan = dataclasses.replace(plan, inputs=inputs)
+    samples = manifest.samples - first.samples + 2**32
+    write_manifest(url, dataclasses.replace(manifest, plan=plan, shards=shards, samples=samples))
+    with pytest.raises(FormatError, match="chunks, more than"):
+        FeatureDataset(url)
+
+
+def test_chunks_with_other_fields_are_named() -> None:
+    window = Window(order.evaluation(np.array([2, 2]), 2))
+    window.put({"a": np.zeros(2), "field:x": np.zeros(2)}, "chunk 0")
+    window.take(0)
+    with pytest.raises(FormatError, match="chunk 1: it lacks the field 'x'"):
+        window.put({"a": np.zeros(2)}, "chunk 1")
