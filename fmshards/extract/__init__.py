@@ -5,7 +5,8 @@
     decode.py      the worker's side: images to base tensors and rendered views
     forward.py     the device's side: all layers in one pass
     encode.py      rows, chunks and shards, written beside the next forward
-    calibrate.py   what is measured before a plan is written
+    draft.py       a plan for a new set, with what calibration measures
+    labels.py      a warning for shards sorted by label
     bind.py        the plan at the output decides: adopt, refuse or replace
     request.py     all options, checked
     provenance.py  what made a set, for the record
@@ -17,3 +18,20 @@ function may share their name.
 """
 
 from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from fmshards.extract.request import layer_rates
+from fmshards.extract.run import extract
+
+__all__ = ["extract", "layer_rates"]
+
+
+class _CallableRoom(ModuleType):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return extract(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallableRoom

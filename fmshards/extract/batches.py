@@ -8,7 +8,7 @@ whatever the number of workers and however often extraction was stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,12 +84,12 @@ def raw_batches(source: Source, shards: Iterator[int], batch: int, clock: Clock)
 
 def decoded_batches(
     source: Source, shards: Iterator[int], batch: int, decode: Decode, workers: int, pin: bool, clock: Clock
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Decoded batches in order. Raises what reading and decoding raise; a worker that dies is an FmshardsError."""
     loader: DataLoader[Any] = DataLoader(
         _Decoding(decode),
         batch_size=None,
-        sampler=raw_batches(source, shards, batch, clock),  # type: ignore[arg-type]  # any iterable will do
+        sampler=raw_batches(source, shards, batch, clock),
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin,

@@ -11,11 +11,24 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from fmshards import store
 from fmshards.errors import FormatError, MismatchError
-from fmshards.shards import InputShard, Manifest, Plan, layer_url, plan_differences, read_manifest, read_plan
+from fmshards.shards import (
+    InputShard,
+    Manifest,
+    Plan,
+    layer_url,
+    plan_differences,
+    read_manifest,
+    read_plan,
+    write_calibration,
+    write_plan,
+)
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
 _SHARD = re.compile(r"\d{6,}\.tar")
@@ -37,12 +50,32 @@ def check_plan(out: str, stored: Plan, ours: Mapping[str, Any], inputs: Sequence
     """
     here = {**ours, "inputs": [_comparable(shard, stored.inputs, i) for i, shard in enumerate(inputs)]}
     differences = plan_differences(here, stored)
+    if not differences and stored.calibration is not None:
+        url = store.join(out, stored.calibration["file"])
+        if not store.exists(url):
+            raise FormatError(f"{url} is missing, which {PLAN} beside it names; replace the set with overwrite")
     if differences:
         raise MismatchError(
             f"{out} holds a shard set, or a part of one, that was made otherwise:\n"
             + "".join(f"  {line}\n" for line in differences)
             + "extract to another place, or with what made the set, or replace the set with overwrite (--overwrite)"
         )
+
+
+def publish_plan(out: str, draft: Plan, arrays: Mapping[str, np.ndarray[Any, Any]], request: Mapping[str, Any]) -> Plan:
+    """Write the calibration's arrays and the plan, unless another process was first: then its plan is ours too.
+
+    Raises MismatchError where that process extracts something else.
+    """
+    calibration = write_calibration(out, arrays) if arrays else None
+    plan = replace(draft, calibration=calibration)
+    if write_plan(out, plan):
+        return plan
+    stored = read_plan(out)
+    if calibration is not None and calibration != stored.calibration:
+        store.remove(store.join(out, calibration["file"]))
+    check_plan(out, stored, request, draft.inputs)
+    return stored
 
 
 def _comparable(shard: InputShard, stored: Sequence[InputShard], i: int) -> dict[str, Any]:

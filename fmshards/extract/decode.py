@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fmshards.augment import Mirror, Recipe, render, view_theta
+from fmshards.augment import Mirror, Recipe, custom_view, render, view_theta
 from fmshards.errors import FmshardsError, InputError
 from fmshards.extract.batches import Batch, RawBatch
 from fmshards.extract.sources import Item, Sample, Source

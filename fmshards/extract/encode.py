@@ -5,6 +5,7 @@ It runs in one thread beside the forward. What costs time in it, encoding and wr
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -53,19 +54,19 @@ class ShardSink:
                 self._layers.append(_LayerSink(plan.layer(name), plan, writer))
             self._stack = stack.pop_all()
 
-    def add(self, batch: Batch, features: Features) -> None:
-        """Encode one batch and write the chunks that are full."""
+    def add(self, batch: Batch, features: Features) -> int:
+        """Encode one batch and write the chunks that are full. Returns how many bytes the batch's rows have."""
+        size = 0
         for layer in self._layers:
             try:
                 with self._clock.span("encode"):
-                    layer.encode(features[layer.plan.name], self._pool)
+                    size += layer.encode(features[layer.plan.name], batch.keys, self._pool)
             except CodecError as error:
-                raise CodecError(
-                    f"{self._input.url}: layer {layer.plan.name}, keys {batch.keys[0]!r} to {batch.keys[-1]!r}: {error}"
-                ) from None
+                raise CodecError(f"{self._input.url}: layer {layer.plan.name}: {error}") from None
         self._collect(batch)
         while len(self._keys) >= self._plan.chunk:
             self._write(self._plan.chunk)
+        return size
 
     def close(self) -> dict[str, ShardEntry]:
         """Write the last chunk and publish the shards."""
@@ -121,13 +122,20 @@ class _LayerSink:
         self._rows: dict[str, list[Rows]] = {member.name: [] for member in self._members}
         self._error = ErrorSums(self._members[0].codec, plan.chunk)
 
-    def encode(self, features: Mapping[str, torch.Tensor], pool: Executor | None) -> None:
+    def encode(self, features: Mapping[str, torch.Tensor], keys: list[str], pool: Executor | None) -> int:
+        """Encode a batch; the bytes of its rows. Raises CodecError that names the stream and the key."""
+        size = 0
         for member in self._members:
             x = features[member.stream].to("cpu", torch.float32)
-            rows = encode_rows(member.codec, x, pool)
+            try:
+                rows = encode_rows(member.codec, x, pool)
+            except CodecError:
+                raise _blame(member, x, keys) from None
             self._rows[member.name].append(rows)
+            size += rows.nbytes
             if member.stream == "base":
                 self._error.add(rows, x)
+        return size
 
     def take(self, n: int) -> dict[str, bytes]:
         """The next n rows of each member, as the bytes to be stored."""
@@ -142,6 +150,16 @@ class _LayerSink:
     def close(self) -> ShardEntry:
         self.writer.errors(self._error.stats())
         return self.writer.close()
+
+
+def _blame(member: Member, x: torch.Tensor, keys: list[str]) -> CodecError:
+    """The error of the first sample that cannot be encoded, with its key."""
+    for i, key in enumerate(keys):
+        try:
+            member.codec.encode(x[i : i + 1])
+        except CodecError as error:
+            return CodecError(f"key {key!r}, {member.stream}: {error}")
+    return CodecError(f"{member.stream}: a batch that cannot be encoded, though each of its samples can")
 
 
 class ErrorSums:
@@ -174,22 +192,26 @@ def encode_rows(codec: Codec, x: torch.Tensor, pool: Executor | None) -> Rows:
     """float32 [B, *shape] -> uint8 [B, row_bytes]; with a pool, in parts: rows do not depend on each other."""
     if pool is None or len(x) < 2 * _PART:
         return codec.encode(x)
-    return np.concatenate(list(pool.map(codec.encode, x.split(_PART))))
+    parts = [x[start : start + _PART] for start in range(0, len(x), _PART)]
+    return np.concatenate(list(pool.map(codec.encode, parts)))
 
 
 _PART = 16
 
 
 class Background:
-    """One thread that does one thing after another, at most two of them waiting; its errors come out in the caller."""
+    """One thread that does one thing after another, at most two of them waiting; its errors come out in the caller.
+
+    `pool`: threads that help to encode, where there are cores for them.
+    """
 
     def __init__(self, clock: Clock) -> None:
-        threads = torch.get_num_threads()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fmshards-write")
         # Torch's threads belong to the forward. The count is each thread's own, but the last one set is also what
-        # threads not yet begun start with: so it is set again here.
-        self._thread.submit(torch.set_num_threads, 1).result()
-        torch.set_num_threads(threads)
+        # threads not yet begun start with: it is set again at the end.
+        self._threads = torch.get_num_threads()
+        helpers = min(8, len(os.sched_getaffinity(0)) // 4) if hasattr(os, "sched_getaffinity") else 0
+        self.pool = _threads(helpers, "fmshards-encode") if helpers > 1 else None
+        self._thread = _threads(1, "fmshards-write")
         self._pending: deque[Future[None]] = deque()
         self._clock = clock
 
@@ -202,10 +224,17 @@ class Background:
         self._settle(0)
 
     def close(self) -> None:
-        """End the thread; what has not begun is dropped."""
+        """End the threads; what has not begun is dropped."""
         self._thread.shutdown(cancel_futures=True)
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._threads)
 
     def _settle(self, at_most: int) -> None:
         while self._pending and (len(self._pending) > at_most or self._pending[0].done()):
             with self._clock.span("wait"):
                 self._pending.popleft().result()
+
+
+def _threads(count: int, name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, name, initializer=torch.set_num_threads, initargs=(1,))

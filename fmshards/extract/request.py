@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,7 +15,8 @@ from fmshards.augment import Mirror, Recipe, parse_mirror, parse_recipe
 from fmshards.errors import InputError
 from fmshards.extract.forward import PRECISIONS, pick_device
 from fmshards.extract.sources import Source, open_source
-from fmshards.model import Preprocess, load_model, parse_preprocess, prefix_digest
+from fmshards.model import Analysis, Preprocess, analyse, load_model, parse_preprocess, prefix_digest
+from fmshards.plan import Sensitive, parse_sensitive
 from fmshards.shards import check_name
 
 Rate = str | float
@@ -34,7 +37,7 @@ class Request:
     recipe: Recipe
     mirror: Mirror
     views: int
-    sensitive: Any
+    sensitive: Sensitive | None
     calibration: int
     batch: int
     device: torch.device
@@ -42,6 +45,23 @@ class Request:
     workers: int
     chunk: int | None
     seed: int
+    _analysed: dict[tuple[int, ...], Analysis] = field(default_factory=dict, compare=False, repr=False)
+
+    def analysis(self, example: torch.Tensor) -> Analysis:
+        """The model's graph, held against the model on images like `example` [1, 3, H, W]; done once."""
+        size = tuple(example.shape[1:])
+        if size not in self._analysed:
+            self._analysed[size] = analyse(self.model, example)
+        return self._analysed[size]
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """The digest of the prefix of each layer."""
+        return {name: prefix_digest(self.model, name) for name in self.layers}
+
+    def decided(self, base_size: Sequence[int]) -> dict[str, Any]:
+        """What of a plan's JSON is decided before anything is run."""
+        return {"identity": self.identity(base_size), "options": self.options()}
 
     def identity(self, base_size: Sequence[int]) -> dict[str, Any]:
         """What decides whether a shard set is this one, for readers too."""
@@ -52,7 +72,7 @@ class Request:
             "recipe": str(self.recipe),
             "mirror": str(self.mirror),
             "views": self.views,
-            "sensitive": self.sensitive,
+            "sensitive": None if self.sensitive is None else str(self.sensitive),
             "seed": self.seed,
             "base_size": list(base_size),
         }
@@ -121,7 +141,7 @@ def make_request(
         raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     found_recipe = parse_recipe(recipe)
     found_mirror = parse_mirror(mirror) if found_recipe.flips else Mirror("none")
-    _check_views(found_recipe, views, sensitive)
+    chosen = _check_views(found_recipe, views, sensitive)
     loaded, where = _load(model, weights, device)
     return Request(
         source=open_source(source, shard_size=shard_size, image_field=image_field, seed=seed),
@@ -135,7 +155,7 @@ def make_request(
         recipe=found_recipe,
         mirror=found_mirror,
         views=views,
-        sensitive=sensitive if views else None,
+        sensitive=chosen,
         calibration=calibration,
         batch=batch,
         device=where,
@@ -144,3 +164,46 @@ def make_request(
         chunk=chunk,
         seed=seed,
     )
+
+
+def _check_views(recipe: Recipe, views: int, sensitive: Any) -> Sensitive | None:
+    """The choice of channels that views hold, None without views. Raises InputError where these contradict."""
+    if not views:
+        if sensitive is not None:
+            raise InputError("sensitive is given without views: it says which channels stored views hold")
+        if recipe.custom_text is not None:
+            raise InputError(
+                "the recipe is a transform of images, which no feature can follow: store whole views of it (views=4, "
+                "sensitive=1.0)"
+            )
+        return None
+    if not recipe:
+        raise InputError(f"views={views} without a recipe: views are drawn from one")
+    if sensitive is None:
+        raise InputError(
+            f"views={views} without sensitive: say which channels they hold: a fraction such as 0.25 (1.0: whole "
+            "views), threshold(0.9), or a list"
+        )
+    chosen = parse_sensitive(sensitive)
+    if recipe.custom_text is not None and not chosen.whole:
+        raise InputError(f"the recipe is a transform of images: its views must be whole (sensitive=1.0, not {chosen})")
+    return chosen
+
+
+def _load(
+    model: str | nn.Module, weights: str | None, device: str | torch.device | None
+) -> tuple[nn.Module, torch.device]:
+    """The model on its device. A module of the caller's is never moved: it is copied if it lies elsewhere."""
+    if isinstance(model, str):
+        where = pick_device(device)
+        return load_model(model, weights).to(where), where
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is {type(model).__name__}; expected text such as torchvision:resnet18, or a module")
+    if weights is not None:
+        raise InputError("weights are given with a module: load them into it, or name the model by text")
+    own = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    if device is None:
+        return model, own
+    where = pick_device(device)
+    same = own.type == where.type and where.index in (None, own.index)
+    return (model, own) if same else (copy.deepcopy(model).to(where), where)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from fmshards.model import load_model, parse_preprocess
+from fmshards.shards import layer_url, read_chunk, read_index, read_manifest
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "examples" / "data"
@@ -53,8 +59,103 @@ def members_of(path: Path, samples: range) -> list[tuple[str, bytes]]:
     return pairs[2 * samples.start : 2 * samples.stop]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """On busy cores torch's threads wait for each other longer than these small networks compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def tars(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Three input shards of 40, 24 and 40 real images."""
     folder = tmp_path_factory.mktemp("input")
     return [str(write_tar(folder / f"in-{i}.tar", members_of(TRAIN[i], range(n)))) for i, n in enumerate((40, 24, 40))]
+
+
+def options(**more: Any) -> dict[str, Any]:
+    """Arguments of a small extraction from the bundled network."""
+    return {
+        "model": MODEL,
+        "weights": WEIGHTS,
+        "preprocess": "normalize(imagenet)",
+        "layers": {"layer2": 4},
+        "batch": 16,
+        "chunk": 10,
+        "calibration": 16,
+        **more,
+    }
+
+
+def network() -> torch.nn.Module:
+    return load_model(MODEL, WEIGHTS)
+
+
+def tree(folder: Path | str) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too: path -> bytes."""
+    root = Path(folder)
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a set holds of one layer, all shards end to end."""
+
+    keys: list[str]
+    fields: dict[str, list[Any]]
+    theta: np.ndarray | None
+    streams: dict[str, torch.Tensor]
+
+
+def stored(out: Path | str, layer: str) -> Stored:
+    """Read a layer of a whole set, every checksum verified."""
+    manifest = read_manifest(str(out))
+    codecs = manifest.plan.layer_members(layer)
+    keys: list[str] = []
+    fields: dict[str, list[Any]] = {}
+    thetas: list[np.ndarray] = []
+    streams: dict[str, list[torch.Tensor]] = {name.partition(".")[0]: [] for name in codecs}
+    for entry in manifest.shards[layer]:
+        url = layer_url(str(out), layer, entry.name)
+        index = read_index(url, entry)
+        for j in range(len(index.chunks)):
+            chunk = read_chunk(url, index, j, list(codecs))
+            keys += chunk.keys
+            for name, column in chunk.fields.items():
+                fields.setdefault(name, []).extend(column)
+            if chunk.theta is not None:
+                thetas.append(chunk.theta)
+            for name, codec in codecs.items():
+                rows = codec.rows(chunk.members[name], chunk.n)
+                streams[name.partition(".")[0]].append(codec.decode(rows))
+    theta = np.concatenate(thetas) if thetas else None
+    return Stored(keys, fields, theta, {name: torch.cat(parts) for name, parts in streams.items()})
+
+
+def images_of(tar: str) -> list[Image.Image]:
+    with tarfile.open(tar) as file:
+        data = [file.extractfile(info).read() for info in file if info.name.endswith(".jpg")]
+    return [Image.open(io.BytesIO(one)).convert("RGB") for one in data]
+
+
+def direct(
+    tars: list[str], layer: str, change: Callable[[torch.Tensor], torch.Tensor] = lambda x: x, batch: int = 16
+) -> torch.Tensor:
+    """The layer's features by the model itself, in the batches that extraction makes."""
+    model = network().eval()
+    preprocess = parse_preprocess("normalize(imagenet)", model=model, name=None)
+    found: list[torch.Tensor] = []
+    hook = model.get_submodule(layer).register_forward_hook(lambda module, args, out: found.append(out.clone()))
+    with torch.no_grad():
+        for tar in tars:
+            x = torch.stack([preprocess.base(image) for image in images_of(tar)])
+            for part in x.split(batch):
+                model(change(part))
+    hook.remove()
+    return torch.cat(found)
+
+
+def error_db(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float(10 * torch.log10((found - wanted).square().sum() / wanted.square().sum()))

@@ -6,7 +6,7 @@ workers, so a source pickles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -56,7 +56,7 @@ class Source(Protocol):
 
     def work(self, shard: int) -> int: ...
 
-    def items(self, shard: int) -> Iterator[Item]:
+    def items(self, shard: int) -> Generator[Item, None, None]:
         """The items of one input shard, in order. Raises InputError, naming the shard and the key."""
 
     def load(self, item: Item) -> Sample:

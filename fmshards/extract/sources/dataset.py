@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class DatasetSource:
     def work(self, shard: int) -> int:
         return min(self.shard_size, self.length - shard * self.shard_size)
 
-    def items(self, shard: int) -> Iterator[Item]:
+    def items(self, shard: int) -> Generator[Item, None, None]:
         first = shard * self.shard_size
         for i in range(first, first + self.work(shard)):
             yield Item(f"{i:08d}", i, {}, i - first + 1)

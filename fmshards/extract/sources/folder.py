@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class FolderSource:
     def work(self, shard: int) -> int:
         return len(self._shards[shard])
 
-    def items(self, shard: int) -> Iterator[Item]:
+    def items(self, shard: int) -> Generator[Item, None, None]:
         for i, (key, path) in enumerate(self._shards[shard]):
             fields: dict[str, Any] = {"path": path}
             if self.classes:

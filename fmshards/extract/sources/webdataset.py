@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -41,7 +41,7 @@ class WebDatasetSource:
     def work(self, shard: int) -> int:
         return self.inputs[shard].bytes or 0
 
-    def items(self, shard: int) -> Iterator[Item]:
+    def items(self, shard: int) -> Generator[Item, None, None]:
         """One sample an item: encoded image as `data`, the other members as they are in `fields`."""
         url = self.urls[shard]
         seen: set[str] = set()

@@ -1,0 +1,182 @@
+"""A plan for a set that is not there yet: cuts, codecs, chunk length, and what calibration measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fmshards.codec import Codec, codec_for
+from fmshards.errors import InputError, ModelError
+from fmshards.extract.decode import Decoder
+from fmshards.extract.forward import Prefix, run_prefix
+from fmshards.extract.provenance import provenance
+from fmshards.extract.request import Request
+from fmshards.extract.sources import Item
+from fmshards.model import Cut, cuts_of, find_cut, multi_prefix
+from fmshards.plan import LayerCalibration, calibrate
+from fmshards.shards import LayerPlan, Plan
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+CHUNK_BYTES = 4 << 20
+_CALIBRATION_SHARDS = 64  # input shards that calibration reads from at most
+_LOOK = 16  # samples looked at where there is no recipe to calibrate for
+_EXACT_DB = -300.0  # stands for a mapped mirror without any error: JSON has no infinity
+
+
+def draft_plan(request: Request) -> tuple[Plan, Arrays]:
+    """The plan of a new set, without its calibration entry, and the calibration's arrays ("layer2/fill").
+
+    Reads the calibration sample, and runs the prefix on it where there is a recipe. Raises what reading, the model
+    and calibration raise.
+    """
+    decoder = Decoder(request.source, request.preprocess)
+    images = calibration_images(request, decoder)
+    base = _first_base(request, decoder)
+    size = (int(base.shape[1]), int(base.shape[2]))
+    example = base[None].to(request.device)
+    found = _cuts(request, example)
+    prefix = _named_prefix(request, found, example)
+    dtypes = _check_features(prefix, example, found)
+    codecs = {name: codec_for(request.layers[name], cut.spec) for name, cut in found.items()}
+    measured = calibrate(
+        prefix,
+        images,
+        request.preprocess,
+        request.recipe,
+        request.mirror,
+        request.views,
+        request.sensitive,
+        {name: cut.spec for name, cut in found.items()},
+        batch=request.batch,
+        seed=request.seed,
+        device=request.device,
+    )
+    layers = tuple(_layer(request, name, found[name], codecs[name], measured[name], dtypes[name]) for name in found)
+    mirrored = request.recipe.flips and request.mirror.way != "none"
+    stored = ("mirror",) if mirrored and request.mirror.way == "stored" else ()
+    plan = Plan(
+        identity=request.identity(size),
+        options=request.options(),
+        provenance={
+            **provenance(request.device),
+            "model": request.model_text,
+            "weights": request.weights_text,
+            "source": request.source_text,
+        },
+        inputs=request.source.inputs,
+        chunk=request.chunk or chunk_length(max(codec.row_bytes for codec in codecs.values())),
+        base_size=size,
+        recipe=request.recipe.to_json(),
+        mirror=request.mirror.to_json(),
+        views=request.views,
+        references=("base", "mirror") if mirrored else ("base",),
+        members=("base", *stored, *(f"view{v + 1}" for v in range(request.views))),
+        layers=layers,
+        classes=request.source.classes,
+        calibration=None,
+    )
+    return plan, _arrays(measured)
+
+
+def chunk_length(largest_row: int) -> int:
+    """Samples in a chunk: 4 MB of the largest row, within 8 to 256; one length for the whole set."""
+    return min(max(CHUNK_BYTES // largest_row, 8), 256)
+
+
+def calibration_images(request: Request, decoder: Decoder) -> list[Image.Image]:
+    """The calibration sample: as many from the beginning of each of up to 64 input shards, evenly spread.
+
+    The same for the same source, whatever else changes. Without a recipe a few images do.
+    """
+    wanted = request.calibration if request.recipe else min(request.calibration, _LOOK)
+    inputs = len(request.source.inputs)
+    count = min(inputs, _CALIBRATION_SHARDS, wanted)
+    shards = [i * inputs // count for i in range(count)]
+    images: list[Image.Image] = []
+    for i, shard in enumerate(shards):
+        share = (i + 1) * wanted // count - i * wanted // count
+        for item in _head(request, shard, share):
+            images.append(decoder.sample(shard, item).image)
+    return images
+
+
+def _head(request: Request, shard: int, count: int) -> Iterator[Item]:
+    with closing(request.source.items(shard)) as items:
+        yield from islice(items, count)
+
+
+def _first_base(request: Request, decoder: Decoder) -> torch.Tensor:
+    for item in _head(request, 0, 1):
+        return decoder.base(0, decoder.sample(0, item))
+    raise InputError(f"{request.source.inputs[0].url} holds no sample")
+
+
+def _cuts(request: Request, example: torch.Tensor) -> dict[str, Cut]:
+    known = request.analysis(example)
+    every = cuts_of(known)
+    found = {name: find_cut(every, name, known) for name in request.layers}
+    names = [cut.name for cut in found.values()]
+    for name, cut in found.items():
+        if names.count(cut.name) > 1:
+            raise InputError(f"the layer {name!r} is the cut {cut.name!r}, which another layer is too; leave one out")
+    return found
+
+
+def _named_prefix(request: Request, found: Mapping[str, Cut], example: torch.Tensor) -> Prefix:
+    """Images on the device -> features by the layer's name, in the precision asked for."""
+    module = multi_prefix(request.model, [cut.name for cut in found.values()], analysis=request.analysis(example))
+
+    def prefix(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = run_prefix(module, x, request.device, request.precision)
+        return {name: features[cut.name] for name, cut in found.items()}
+
+    return prefix
+
+
+def _check_features(prefix: Prefix, example: torch.Tensor, found: Mapping[str, Cut]) -> dict[str, str]:
+    """The dtype of each layer's feature, by its name in torch."""
+    dtypes = {}
+    for name, feature in prefix(example).items():
+        shape = tuple(feature.shape[1:])
+        if shape != found[name].spec.shape or not feature.dtype.is_floating_point:
+            raise ModelError(
+                f"the cut {name!r} gives {feature.dtype} {shape}; expected floats {found[name].spec.shape}"
+            )
+        dtypes[name] = str(feature.dtype).removeprefix("torch.")
+    return dtypes
+
+
+def _layer(request: Request, name: str, cut: Cut, codec: Codec, measured: LayerCalibration, dtype: str) -> LayerPlan:
+    view = None
+    if request.views and measured.sensitive:
+        view = codec_for(request.layers[name], cut.spec.select(len(measured.sensitive)))
+    return LayerPlan(
+        name=name,
+        cut=cut.name,
+        codec=codec.config(),
+        view_codec=None if view is None else view.config(),
+        sensitive=measured.sensitive,
+        similarity=measured.similarity,
+        grid=measured.grid,
+        flops=cut.flops_before,
+        dtype=dtype,
+        nonnegative=measured.nonnegative,
+        mirror_error=None if measured.mirror_error is None else max(measured.mirror_error, _EXACT_DB),
+    )
+
+
+def _arrays(measured: Mapping[str, LayerCalibration]) -> Arrays:
+    arrays: Arrays = {}
+    for name, layer in measured.items():
+        if layer.fill is not None:
+            arrays[f"{name}/fill"] = layer.fill.numpy()
+        if layer.mirror_map is not None:
+            arrays |= {f"{name}/{what}": array for what, array in layer.mirror_map.to_arrays().items()}
+    return arrays
