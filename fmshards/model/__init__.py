@@ -1,0 +1,34 @@
+"""Models: loading them, preprocessing for them, finding their cuts, and splitting them there.
+
+trace.py makes a model's graph, liveness.py finds where it can be cut, analyse.py runs both on an example and holds
+the graph against the model; cuts.py lists the cuts and split.py makes the two halves (part.py).
+load.py finds a model by its name and its weights (weights.py); preprocess.py is what an image goes through first.
+"""
+
+from __future__ import annotations
+
+from fmshards.model.analyse import Analysis, analyse
+from fmshards.model.cuts import Cut, cuts, cuts_of, find_cut
+from fmshards.model.digest import prefix_digest
+from fmshards.model.load import load_model
+from fmshards.model.part import Part, Prefix
+from fmshards.model.preprocess import Preprocess
+from fmshards.model.preprocess_text import parse_preprocess
+from fmshards.model.split import multi_prefix, split
+
+__all__ = [
+    "Analysis",
+    "Cut",
+    "Part",
+    "Prefix",
+    "Preprocess",
+    "analyse",
+    "cuts",
+    "cuts_of",
+    "find_cut",
+    "load_model",
+    "multi_prefix",
+    "parse_preprocess",
+    "prefix_digest",
+    "split",
+]

@@ -1,0 +1,317 @@
+"""One graph of a model's forward, true in train and in eval mode.
+
+The model is traced in both modes. Whatever a graph cannot hold (a branch on `training` or on data, a random number
+drawn while tracing, a `no_grad` block) is found, and the module that does it is kept whole and run as it is; the
+trace starts again with that module as a leaf. What the model itself does in its own forward cannot be kept whole:
+there, a branch on `training` gives two graphs, and the rest is refused.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fmshards.errors import ModelError
+from fmshards.model.leaf import is_leaf
+from fmshards.model.modes import ambient, generator_states, kept_generators, mode
+
+_MOST_TRACES = 500
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A model's forward as graphs.
+
+    graphs: {False: the graph in eval mode, True: in train mode}; the same object where they do not differ.
+    common: the number of first nodes that both graphs have in common.
+    outputs: node name -> paths of the modules whose output it is, the outermost first; only of modules called once.
+    constants: tensors that the forward made from nothing, by their get_attr target.
+    opaque: paths of the modules that had to be kept whole, and why.
+    """
+
+    graphs: dict[bool, fx.Graph]
+    common: int
+    outputs: dict[str, tuple[str, ...]]
+    constants: dict[str, torch.Tensor]
+    opaque: dict[str, str]
+
+    @property
+    def nodes(self) -> list[fx.Node]:
+        return list(self.graphs[False].nodes)
+
+
+def trace(model: nn.Module) -> Trace:
+    """Trace `model`, whose forward takes one batch. Its modes, buffers and the generators stay as they are.
+
+    Raises ModelError where the model's own forward cannot be a graph.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"expected a torch.nn.Module, found {type(model).__name__}")
+    defaults = _defaults(model)
+    opaque: dict[str, str] = {}
+    with kept_generators(), torch.enable_grad():
+        for _ in range(_MOST_TRACES):
+            try:
+                evaluated = _once(model, False, opaque, defaults)
+                trained = _once(model, True, opaque, defaults)
+                where = _decides(evaluated, trained)
+                if where == "":
+                    _refuse_chance(trained, _once(model, True, opaque, defaults), model)
+            except _KeepWhole as found:
+                opaque[found.path] = found.reason
+                continue
+            if where:
+                opaque[where] = "it does one thing in train mode and another in eval mode"
+                continue
+            return _finish(evaluated, trained, opaque)
+    raise ModelError(
+        f"{type(model).__name__} cannot be traced: {len(opaque)} modules were kept whole, and still it differs"
+    )
+
+
+class _KeepWhole(Exception):
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path)
+        self.path, self.reason = path, reason
+
+
+@dataclass
+class _Recorded:
+    graph: fx.Graph
+    events: list[tuple[str, Any]]
+    outputs: dict[fx.Node, list[str]]
+    calls: dict[str, int]
+    constants: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
+    def __init__(self, opaque: dict[str, str]) -> None:
+        super().__init__(param_shapes_constant=True, autowrap_functions=_library_wraps())
+        self.opaque = opaque
+        self.events: list[tuple[str, Any]] = []
+        self.outputs: dict[fx.Node, list[str]] = {}
+        self.calls: dict[str, int] = {}
+        self.stack: list[tuple[str, tuple[Any, ...]]] = [("", ambient())]
+        self.failed: str | None = None
+        self.made: dict[fx.Node, int] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name in self.opaque or is_leaf(m)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if ambient() != self.stack[0][1]:
+            entered = [path for path, at_entry in self.stack if at_entry == self.stack[0][1]]
+            self._keep_whole(entered[-1], "it computes under no_grad, autocast or another context")
+        node = super().create_node(*args, **kwargs)
+        self.made[node] = len(self.made)
+        self.events.append(("node", node))
+        return node
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        path = self.path_of_module(m)
+        self.calls[path] = self.calls.get(path, 0) + 1
+        if self.is_leaf_module(m, path):
+            return self._named(path, super().call_module(m, forward, args, kwargs), 0)
+        before, drawn = len(self.made), generator_states()
+        self.events.append(("enter", path))
+        self.stack.append((path, ambient()))
+        try:
+            result = super().call_module(m, forward, args, kwargs)
+        except _KeepWhole:
+            raise
+        except Exception as error:
+            raise _KeepWhole(path, _reason(error)) from error
+        self.stack.pop()
+        self.events.append(("exit", path))
+        if generator_states() != drawn:
+            self._keep_whole(path, "it draws random numbers that a graph would hold for good")
+        return self._named(path, result, before)
+
+    def _named(self, path: str, result: Any, before: int) -> Any:
+        # A module that gives back its input has no output of its own.
+        if isinstance(result, fx.Proxy) and self.made[result.node] >= before:
+            self.outputs.setdefault(result.node, []).append(path)
+        return result
+
+    def _keep_whole(self, path: str, reason: str) -> None:
+        if not path:
+            raise ModelError(
+                f"{type(self.root).__name__} cannot be split for its own forward, not a submodule's: {reason}; "
+                "move that part of the forward into a module of its own"
+            )
+        raise _KeepWhole(path, reason)
+
+
+def _once(model: nn.Module, training: bool, opaque: dict[str, str], defaults: dict[str, Any]) -> _Recorded:
+    tracer = _Tracer(opaque)
+    attributes = set(vars(model))
+    drawn = generator_states()
+    try:
+        with mode(model, training), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph = tracer.trace(model, defaults)
+        if generator_states() != drawn:
+            tracer._keep_whole("", "it draws random numbers that a graph would hold for good")
+    except (_KeepWhole, ModelError):
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} does not trace: {_reason(error)}. A model is split along the graph of its "
+            "forward, which must not depend on the data (no `if` on a tensor's values or sizes, no loop over a tensor) "
+            "outside its submodules; move that part into a module of its own"
+        ) from error
+    finally:
+        # fx stores tensors that the forward made from nothing on the model: they are no part of it.
+        made = {name: vars(model).pop(name) for name in set(vars(model)) - attributes}
+    recorded = _Recorded(graph, tracer.events, tracer.outputs, tracer.calls, made)
+    _bind_defaults(recorded)
+    return recorded
+
+
+def _library_wraps() -> tuple[Callable[..., Any], ...]:
+    """Functions that timm asks tracers to keep whole."""
+    import sys
+
+    layers = sys.modules.get("timm.layers")
+    get = getattr(layers, "get_notrace_functions", None)
+    return tuple(get()) if get is not None else ()
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    """The defaulted arguments of the forward, bound to their defaults. Raises ModelError where it needs two inputs."""
+    if "forward" in vars(model):
+        raise ModelError(
+            f"{type(model).__name__} cannot be traced: its forward was replaced on the object; replace it on the class"
+        )
+    parameters = list(inspect.signature(type(model).forward).parameters.values())[1:]
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    needed = [p.name for p in named[1:] if p.default is p.empty]
+    if needed or not parameters:
+        raise ModelError(
+            f"{type(model).__name__} cannot be split: its forward must take one batch of images; it takes "
+            f"{', '.join(p.name for p in parameters) or 'nothing'}"
+        )
+    return {p.name: p.default for p in named[1:]}
+
+
+def _bind_defaults(recorded: _Recorded) -> None:
+    """Take out the placeholders of the defaulted arguments, and the assertions that fx makes about them."""
+    holders = [n for n in recorded.graph.nodes if n.op == "placeholder"][1:]
+    for holder in holders:
+        found, pending = set(), [holder]
+        while pending:
+            node = pending.pop()
+            found.add(node)
+            pending += [u for u in node.users if u not in found]
+        for node in reversed(list(recorded.graph.nodes)):
+            if node not in found:
+                continue
+            if node.op == "output":
+                raise ModelError(f"the forward uses its argument {holder.target!s}, which has no default value")
+            recorded.graph.erase_node(node)
+        recorded.events[:] = [e for e in recorded.events if not (e[0] == "node" and e[1] in found)]
+
+
+def _decides(a: _Recorded, b: _Recorded) -> str | None:
+    """The path of the module in whose forward two traces part: "" is the model itself. None: they do not."""
+    stack = [""]
+    places: tuple[dict[fx.Node, int], dict[fx.Node, int]] = ({}, {})
+    for (kind, x), (other, y) in zip(a.events, b.events, strict=False):
+        if kind != other or (kind != "node" and x != y):
+            return stack[-1]
+        if kind == "enter":
+            stack.append(x)
+        elif kind == "exit":
+            stack.pop()
+        else:
+            if not _same_node(x, y, places, (a.constants, b.constants)):
+                return stack[-1]
+            places[0][x], places[1][y] = len(places[0]), len(places[1])
+    return None if len(a.events) == len(b.events) else stack[-1]
+
+
+def _same_node(
+    x: fx.Node,
+    y: fx.Node,
+    places: tuple[dict[fx.Node, int], dict[fx.Node, int]],
+    constants: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]],
+) -> bool:
+    if x.op != y.op or x.target != y.target:
+        return False
+    if x.op == "get_attr" and x.target in constants[0]:
+        ours, theirs = constants[0][str(x.target)], constants[1].get(str(y.target))
+        if not (isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor) and torch.equal(ours, theirs)):
+            return False
+    return _same(x.args, y.args, places) and _same(x.kwargs, y.kwargs, places)
+
+
+def _same(x: Any, y: Any, places: tuple[dict[fx.Node, int], dict[fx.Node, int]]) -> bool:
+    if isinstance(x, fx.Node) or isinstance(y, fx.Node):
+        return isinstance(x, fx.Node) and isinstance(y, fx.Node) and places[0].get(x) == places[1].get(y)
+    if type(x) is not type(y):
+        return False
+    if isinstance(x, (tuple, list)):
+        return len(x) == len(y) and all(_same(p, q, places) for p, q in zip(x, y, strict=True))
+    if isinstance(x, dict):
+        return list(x) == list(y) and all(_same(x[k], y[k], places) for k in x)
+    if isinstance(x, slice):
+        return all(_same(getattr(x, k), getattr(y, k), places) for k in ("start", "stop", "step"))
+    return x is y or bool(x == y) or (x != x and y != y)
+
+
+def _refuse_chance(a: _Recorded, b: _Recorded, model: nn.Module) -> None:
+    where = _decides(a, b)
+    if where is None:
+        return
+    if where:
+        raise _KeepWhole(where, "it does not do the same twice")
+    raise ModelError(
+        f"{type(model).__name__} cannot be split: its own forward does not do the same twice (chance or a counter "
+        "decides); move that part of the forward into a module of its own"
+    )
+
+
+def _finish(evaluated: _Recorded, trained: _Recorded, opaque: dict[str, str]) -> Trace:
+    if _decides(evaluated, trained) is None:
+        graphs, common = {False: evaluated.graph, True: evaluated.graph}, len(evaluated.graph.nodes)
+    else:
+        graphs = {False: evaluated.graph, True: trained.graph}
+        common = _common(evaluated, trained)
+    outputs = {
+        node.name: tuple(p for p in reversed(paths) if evaluated.calls[p] == 1)
+        for node, paths in evaluated.outputs.items()
+    }
+    constants = {**trained.constants, **evaluated.constants}
+    return Trace(graphs, common, {k: v for k, v in outputs.items() if v}, constants, dict(opaque))
+
+
+def _common(a: _Recorded, b: _Recorded) -> int:
+    places: tuple[dict[fx.Node, int], dict[fx.Node, int]] = ({}, {})
+    for count, (x, y) in enumerate(zip(a.graph.nodes, b.graph.nodes, strict=False)):
+        if not _same_node(x, y, places, (a.constants, b.constants)):
+            return count
+        places[0][x], places[1][y] = count, count
+    return min(len(a.graph.nodes), len(b.graph.nodes))
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, and the last line of code outside torch where it did."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename and f.filename != __file__
+    ]
+    where = (
+        f" ({frames[-1].filename.rsplit('/', 1)[-1]}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
+    )
+    return f"{type(error).__name__}: {first[:200]}{where}"

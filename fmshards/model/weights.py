@@ -1,0 +1,86 @@
+"""Weights from a file into a model, whole or not at all."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fmshards.errors import ModelError
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "net")
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+def is_file(weights: str) -> bool:
+    """Whether `weights` names a file, and not weights of a library."""
+    return weights.endswith(_SUFFIXES) or Path(weights).is_file()
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Fill `model` from a .safetensors file or a weights-only torch file.
+
+    A dictionary under `state_dict` or `model`, and keys that all begin with `module.`, are understood. Raises
+    ModelError where the file cannot be read or a key or a shape differs; the model is then as it was.
+    """
+    state = _unwrap(_read(path), path)
+    wanted = model.state_dict()
+    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in state if k not in wanted]
+    shapes = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
+    if missing or unknown or shapes:
+        said = []
+        if missing:
+            said.append(f"missing {_few(missing)}")
+        if unknown:
+            said.append(f"not of this model {_few(unknown)}")
+        if shapes:
+            said.append(
+                "of another shape "
+                + _few([f"{k} {tuple(state[k].shape)} where the model has {tuple(wanted[k].shape)}" for k in shapes])
+            )
+        raise ModelError(
+            f"{path} does not fit {type(model).__name__}: {'; '.join(said)}. A model with another number of classes "
+            "needs a factory that makes it so"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def _read(path: str) -> Any:
+    if not Path(path).is_file():
+        raise ModelError(f"{path}: no such file of weights")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path} cannot be read as weights alone: it holds Python objects, or is no torch file; nothing else "
+            f"is ever unpickled. Save the model's state_dict() ({str(error).splitlines()[0][:150]})"
+        ) from None
+    except Exception as error:
+        text = str(error).strip().splitlines() or [""]
+        raise ModelError(f"{path} cannot be read as weights: {type(error).__name__}: {text[0][:200]}") from error
+
+
+def _unwrap(data: Any, path: str) -> dict[str, torch.Tensor]:
+    for key in _WRAPPERS:
+        if isinstance(data, dict) and isinstance(data.get(key), dict):
+            data = data[key]
+            break
+    if not isinstance(data, dict) or not data or not all(isinstance(v, torch.Tensor) for v in data.values()):
+        raise ModelError(f"{path} holds no state_dict: expected a dictionary of tensors")
+    state = {str(k): v for k, v in data.items()}
+    while any(all(k.startswith(prefix) for k in state) for prefix in _PREFIXES):
+        state = {k.split(".", 1)[1]: v for k, v in state.items()}
+    return state
+
+
+def _few(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
