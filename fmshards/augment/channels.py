@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
@@ -25,8 +26,14 @@ def replace(
     if list(view.shape) != wanted:
         raise InputError(f"a view of {len(sensitive)} channels must be {wanted}, found {list(view.shape)}")
     view = view.to(dtype=x.dtype)
-    if not isinstance(sensitive, torch.Tensor):
-        if list(sensitive) == list(range(spec.channels)):
-            return view
-        sensitive = torch.tensor(list(sensitive), dtype=torch.int64)
-    return x.index_copy(axis, sensitive.to(x.device), view)
+    if isinstance(sensitive, torch.Tensor):
+        return x.index_copy(axis, sensitive.to(x.device), view)
+    if list(sensitive) == list(range(spec.channels)):
+        return view
+    return x.index_copy(axis, _positions(tuple(sensitive), x.device), view)
+
+
+@lru_cache(maxsize=64)
+def _positions(channels: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    # Kept, as bringing them to a device for every batch would make the host wait.
+    return torch.tensor(channels, dtype=torch.int64, device=device)

@@ -25,8 +25,8 @@ def custom_view(
 ) -> torch.Tensor:
     """One stored view of the recipe's transform: float32[3, H, W], preprocessed.
 
-    torch's, numpy's and Python's global generators are seeded from `identity`, the (seed, input shard, key,
-    view), and put back afterwards, so a view depends on nothing else. The transform gets an RGB image and gives an image or a
+    identity: (seed, input shard, key, view). torch's, numpy's and Python's global generators are seeded from it and put
+    back afterwards, so a view depends on nothing else. The transform gets an RGB image and gives an image or a
     uint8[3, h, w] tensor. Raises InputError where the recipe has no transform at hand or it gives something else.
     """
     if recipe.custom is None:

@@ -52,7 +52,7 @@ def move(
             f"found {list(x.shape)}, {len(theta)} and {len(mirrored)}"
         )
     phi = _phi(torch.as_tensor(theta).to(x.device), torch.as_tensor(mirrored).to(x.device))
-    look = x.device.type == "cpu"
+    look = _may_look(x.device)
     if (look or spec.spatial is None) and _is_identity(phi):
         return x
     if spec.spatial is None:
@@ -90,6 +90,11 @@ def move(
     if spec.kind == "tokens":
         out[:, : spec.class_tokens] = x[:, : spec.class_tokens]
     return out
+
+
+def _may_look(device: torch.device) -> bool:
+    """Whether reading values costs nothing: elsewhere the host would wait for the device."""
+    return device.type == "cpu"
 
 
 def _phi(theta: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from tests.augment.conftest import slow_move
 
 MAP = FeatureSpec("map", (5, 8, 6))
 SIZE = (32, 24)  # stride 4
+IDENTITY = identity_theta(1)[0]
 CENTRED = Grid((4.0, 4.0), (1.5, 1.5))
 CORNER = Grid((4.0, 4.0), (0.0, 0.0))
 NONE = np.zeros(4, bool)
@@ -179,6 +180,26 @@ def test_wrong_shapes_are_refused() -> None:
         move(features(MAP).permute(0, 2, 1, 3), identity_theta(4), NONE, MAP, None, None, SIZE)
     with pytest.raises(InputError, match="theta"):
         move(features(MAP), identity_theta(3), NONE, MAP, None, None, SIZE)
+
+
+@pytest.mark.parametrize("spec", kinds(5, 8, 6), ids=str)
+def test_the_way_that_looks_at_no_value_gives_the_same(spec: FeatureSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an accelerator runs, here on the CPU."""
+    x, fill = features(spec), features(spec, 1, seed=1)[0]
+    rotated = np.array([[0.8, 0.3, 0], [-0.3, 0.8, 0.1]])
+    thetas = [IDENTITY, FLIP, translate(8, -4, SIZE), crop_box(1, 2, 10, 11, SIZE), rotated]
+    mirrored = np.array([False, True, True, False])
+    for theta in [same(t) for t in thetas] + [np.stack(thetas[1:]).astype(np.float32)]:
+        for grid in (CENTRED, CORNER):
+            looked = move(x, theta, mirrored, spec, grid, fill, SIZE)
+            with monkeypatch.context() as patch:
+                patch.setattr("fmshards.augment.s_theta._may_look", lambda device: False)
+                blind = move(x, theta, mirrored, spec, grid, fill, SIZE)
+            assert torch.allclose(looked, blind, atol=1e-5)
+    copies = [move(x, same(theta), NONE, spec, CENTRED, fill, SIZE) for theta in thetas[:3]]
+    monkeypatch.setattr("fmshards.augment.s_theta._may_look", lambda device: False)
+    for theta, copy in zip(thetas[:3], copies, strict=True):
+        assert torch.equal(move(x, same(theta), NONE, spec, CENTRED, fill, SIZE), copy)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
