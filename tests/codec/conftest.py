@@ -18,6 +18,8 @@ SPECS = [
     FeatureSpec("map", (3, 5, 9)),
     FeatureSpec("map", (33, 1, 1)),
     FeatureSpec("map", (7, 3, 4)),
+    FeatureSpec("map", (65, 1, 6)),  # this one and the next have blocks with nothing valid
+    FeatureSpec("map_last", (2, 5, 66)),
     FeatureSpec("map_last", (7, 7, 24)),
     FeatureSpec("map_last", (8, 4, 12)),
     FeatureSpec("map_last", (5, 9, 3)),
@@ -65,8 +67,8 @@ def features(draw: st.DrawFn) -> FeatureSpec:
     kind = draw(st.sampled_from(["map", "map_last", "tokens", "vector"]))
     if kind == "vector":
         return FeatureSpec(kind, (draw(st.integers(1, 300)),))
-    c = draw(st.integers(1, 40))
     h, w = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    c = draw(st.integers(1, 40 if h * w > 12 else 140))
     if kind == "map":
         return FeatureSpec(kind, (c, h, w))
     if kind == "map_last":

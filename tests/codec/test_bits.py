@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmshards.codec import FeatureSpec, codec_for, codec_from_config
-from fmshards.codec.layout import layout_of
+from fmshards.codec.layout import gather_of, layout_of
 from tests.codec import reference
 from tests.codec.conftest import BITS, DATA, SPECS, features, orders, values
 
@@ -91,6 +91,14 @@ def test_tiled_maps_are_mosaics_padded_by_zfpy_itself(c, side, tile):
     codec = codec_for(4, spec)
     for row, sample in zip(codec.encode(x), mosaics, strict=True):
         assert row.tobytes() == reference.compress(sample, 256)[: codec.row_bytes]
+
+
+def test_blocks_with_nothing_valid_are_zeros():
+    for spec in (FeatureSpec("map", (65, 1, 6)), FeatureSpec("map_last", (2, 5, 66))):
+        places = gather_of(layout_of(spec)).zeros
+        assert len(places)
+        rows = codec_for(4, spec).encode(np.full((2, *spec.shape), 7, np.float32)).reshape(2, -1, 32)
+        assert not rows[:, np.unique(places // 64)].any()
 
 
 def test_tiles_waste_nothing_where_channels_divide():
