@@ -97,7 +97,12 @@ def decoded_batches(
     batches = iter(loader)
     while True:
         started, read = time.perf_counter(), clock.seconds["read"]
-        result = next(batches, None)
+        try:
+            result = next(batches, None)
+        except (OSError, EOFError) as error:  # a pipe to a process that is no more
+            if not workers:
+                raise
+            raise worker_died(error) from None
         waited = time.perf_counter() - started - (clock.seconds["read"] - read)
         if isinstance(result, Failure):
             raise result.error
@@ -108,6 +113,19 @@ def decoded_batches(
         # Without workers decoding happens in the call above, and is no waiting.
         clock.add("wait", max(0.0, waited - (0.0 if workers else result.seconds)))
         yield result
+
+
+def is_worker_death(error: BaseException) -> bool:
+    """Whether this is what a DataLoader raises, from a signal handler and so anywhere, when a worker has died."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+def worker_died(error: BaseException) -> FmshardsError:
+    """The error to raise instead."""
+    return FmshardsError(
+        f"a process that decodes images died (killed, or out of memory): {str(error).splitlines()[0]}. Run the same "
+        "again, with fewer workers if memory was short: what is whole is kept"
+    )
 
 
 class _Decoding(Dataset[Any]):

@@ -36,10 +36,9 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
     Reads the calibration sample, and runs the prefix on it where there is a recipe. Raises what reading, the model
     and calibration raise.
     """
-    decoder = Decoder(request.source, request.preprocess)
-    images = calibration_images(request, decoder)
-    base = _first_base(request, decoder)
+    base = _first_base(request)
     size = (int(base.shape[1]), int(base.shape[2]))
+    images = calibration_images(request, size)
     example = base[None].to(request.device)
     found = _cuts(request, example)
     prefix = _named_prefix(request, found, example)
@@ -90,7 +89,7 @@ def chunk_length(largest_row: int) -> int:
     return min(max(CHUNK_BYTES // largest_row, 8), 256)
 
 
-def calibration_images(request: Request, decoder: Decoder) -> list[Image.Image]:
+def calibration_images(request: Request, size: tuple[int, int]) -> list[Image.Image]:
     """The calibration sample: as many from the beginning of each of up to 64 input shards, evenly spread.
 
     The same for the same source, whatever else changes. Without a recipe a few images do.
@@ -99,11 +98,15 @@ def calibration_images(request: Request, decoder: Decoder) -> list[Image.Image]:
     inputs = len(request.source.inputs)
     count = min(inputs, _CALIBRATION_SHARDS, wanted)
     shards = [i * inputs // count for i in range(count)]
+    decoder = Decoder(request.source, request.preprocess, size)
     images: list[Image.Image] = []
     for i, shard in enumerate(shards):
         share = (i + 1) * wanted // count - i * wanted // count
         for item in _head(request, shard, share):
-            images.append(decoder.sample(shard, item).image)
+            sample = decoder.sample(shard, item)
+            if request.preprocess.size is None:
+                decoder.base(shard, sample)  # refuses, key named, what differs from the first in size
+            images.append(sample.image)
     return images
 
 
@@ -112,7 +115,8 @@ def _head(request: Request, shard: int, count: int) -> Iterator[Item]:
         yield from islice(items, count)
 
 
-def _first_base(request: Request, decoder: Decoder) -> torch.Tensor:
+def _first_base(request: Request) -> torch.Tensor:
+    decoder = Decoder(request.source, request.preprocess)
     for item in _head(request, 0, 1):
         return decoder.base(0, decoder.sample(0, item))
     raise InputError(f"{request.source.inputs[0].url} holds no sample")

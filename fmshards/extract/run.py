@@ -15,8 +15,7 @@ from torch import nn
 
 from fmshards import store
 from fmshards.augment import Mirror
-from fmshards.errors import FmshardsError
-from fmshards.extract.batches import Batch, decoded_batches
+from fmshards.extract.batches import Batch, decoded_batches, is_worker_death, worker_died
 from fmshards.extract.bind import MANIFEST, check_plan, find_plan, is_whole, publish_plan, remove_set
 from fmshards.extract.decode import Decoder, Views
 from fmshards.extract.draft import draft_plan
@@ -169,19 +168,26 @@ class _Run:
                     background.submit(partial(self._write, batch, features))
                 background.drain()
         except BaseException as error:
-            background.close()
-            if self.sink is not None:
-                self.sink.abort(error)
-            if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-                raise FmshardsError(
-                    "a process that decodes images died (killed, or out of memory): "
-                    f"{str(error).splitlines()[0]}. Run the same again, with fewer workers if memory was short: what "
-                    "is whole is kept"
-                ) from None
+            self._stop(background, error)
+            if is_worker_death(error):
+                raise worker_died(error) from None
             raise
         background.close()
         self.progress.finish()
         return {name: [found[shard.name] for shard in plan.inputs] for name, found in self.entries.items()}
+
+    def _stop(self, background: Background, error: BaseException) -> None:
+        """End the threads and leave no shard half written."""
+        while True:
+            try:
+                background.close()
+                if self.sink is not None:
+                    self.sink.abort(error)
+                return
+            except RuntimeError as again:
+                # The signal handler of the DataLoader raises once more for each process that ends.
+                if not is_worker_death(again):
+                    raise
 
     def _shards(self) -> Iterator[int]:
         """The input shards of which a layer's shard is missing, looked up when each has its turn: another process may
