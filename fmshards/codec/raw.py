@@ -66,12 +66,12 @@ class RawCodec:
         import torch
 
         data = check_rows(rows, self.row_bytes)
-        out = output(len(data), self.spec, rows, out, dtype)
+        to = output(len(data), self.spec, rows, out, dtype)
         for first, last in slabs(len(data), self.spec.values):
             # A copy: rows may be read-only, strided, or start at an odd address.
             values = torch.from_numpy(np.array(data[first:last], order="C")).view(self._torch_dtype())
-            out[first:last].copy_(values.view(last - first, *self.spec.shape))
-        return out
+            to[first:last].copy_(values.view(last - first, *self.spec.shape))
+        return to if out is None else out
 
     def member(self, rows: npt.NDArray[np.uint8]) -> bytes:
         """The stored member of a chunk: its rows."""

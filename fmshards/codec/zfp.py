@@ -77,22 +77,22 @@ class ZfpCodec:
     ) -> torch.Tensor:
         """Decode rows, uint8 [B, row_bytes] (any strides, from any chunks), into [B, *shape].
 
-        out: a floating-point tensor of that shape, any strides and device; else a new one of `dtype` (float32)
-        on the device of `rows`. Any bytes decode to something: checksums are checked before. Raises CodecError
-        where the shapes do not fit.
+        out: a floating-point tensor of that shape, any strides and device, filled and returned; else a new one of
+        `dtype` (float32) on the device of `rows`. Values beyond float16 become infinite there, as in torch. Any bytes
+        decode to something: checksums are checked before. Raises CodecError where the shapes do not fit.
         """
         import torch
 
         data = check_rows(rows, self.row_bytes)
-        out = output(len(data), self.spec, rows, out, dtype)
-        layout, values, straight = self.layout, self.spec.values, is_plain_float32(out)
+        to = output(len(data), self.spec, rows, out, dtype)
+        layout, values, straight = self.layout, self.spec.values, is_plain_float32(to)
         for first, last in slabs(len(data), values):
-            part = out[first:last]
+            part = to[first:last]
             flat = part.view(-1, values).numpy() if straight else np.empty((last - first, values), np.float32)
             engine.decode_rows(data[first:last], layout, self.block_bits, flat)
             if not straight:
                 part.copy_(torch.from_numpy(flat).view(part.shape))
-        return out
+        return to if out is None else out
 
     def member(self, rows: npt.NDArray[np.uint8]) -> bytes:
         """The stored member of a chunk: zfpy's bytes."""
