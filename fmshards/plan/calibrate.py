@@ -176,7 +176,7 @@ def _check(
         if _stuck(spec, recipe, mirror) and not views:
             raise InputError(
                 f"{name} has no places, so it cannot follow the recipe {recipe} with mirror {mirror}: store whole "
-                "views of it (views=V, sensitive=1.0), or use a recipe that only flips, with the mirror stored or mapped"
+                "views of it (views=V, sensitive=1.0), or use a recipe that only flips, its mirror stored or mapped"
             )
 
 

@@ -29,6 +29,7 @@ _NOISE = 0.5  # of the images' standard deviation
 _WIDTHS = np.geomspace(0.2, 8, 12)  # of the bell, in cells
 _FLOORS = (1e-3, 0.03, 0.1, 0.3, 0.6)  # the part of the change that is spread evenly
 _OFFSETS = np.arange(-64, 129) / 64  # in strides
+_MARGIN = 0.02  # of log-likelihood, for each column
 _WHOLE = 1 / 8  # of a cell: nearer than this to a flip by whole cells, it is one
 
 
@@ -102,28 +103,44 @@ def _fit(answers: Floats, columns: Floats, side: int) -> tuple[float, float]:
     if cells == 1 or not np.isfinite(total).all() or (total <= 0).all():
         return side / cells, (side / cells - 1) / 2
     share = np.divide(answers, total, out=np.zeros_like(answers), where=total > 0)
-    best = (-math.inf, 0.0, 0.0)
-    for stride in _strides(side, cells):
-        offsets = _OFFSETS * stride
-        away = ((columns[:, None] - stride * np.arange(cells))[None] - offsets[:, None, None]) / stride
-        for width in _WIDTHS:
-            bell = np.exp(-np.minimum(away**2 / (2 * width**2), 60))
-            bell /= bell.sum(2, keepdims=True)
-            for floor in _FLOORS:
-                fits = (share * np.log((1 - floor) * bell + floor / cells)).sum((1, 2))
-                k = int(fits.argmax())
-                best = max(best, (float(fits[k]), stride, float(offsets[k])))
-    return best[1], _round(best[2], best[1], side)
+    ratio, *others = ((stride, *_offset(share, columns, stride)) for stride in _strides(side, cells))
+    # A bell is not the box that patches answer with: a whole number is given up for good reason only.
+    margin = _MARGIN * len(columns) if ratio[0].is_integer() else 0.0
+    other = max(others, key=lambda found: found[1], default=ratio)
+    stride, _, offset = other if other[1] > ratio[1] + margin else ratio
+    return stride, _round(offset, stride, side)
+
+
+def _offset(share: Floats, columns: Floats, stride: float) -> tuple[float, float]:
+    """The greatest log-likelihood of cells this stride apart, and its offset in pixels."""
+    cells = share.shape[1]
+    away = (columns[:, None] / stride - np.arange(cells))[None] - _OFFSETS[:, None, None]
+    best = (-math.inf, 0.0)
+    for width in _WIDTHS:
+        bell = np.exp(-np.minimum(away**2 / (2 * width**2), 60))
+        bell /= bell.sum(2, keepdims=True)
+        for floor in _FLOORS:
+            fits = (share * np.log((1 - floor) * bell + floor / cells)).sum((1, 2))
+            k = int(fits.argmax())
+            best = max(best, (float(fits[k]), float(_OFFSETS[k] * stride)))
+    return best
 
 
 def _strides(side: int, cells: int) -> list[float]:
-    """Side over cells where that is whole; else also whole strides near it (227 pixels make 8 cells of 32)."""
+    """Side over cells first; then what else it may be: 227 pixels make 8 cells of 32, and 35 make 5 of 8.
+
+    Where side over cells is whole it is seldom wrong, and only powers of two are held against it.
+    """
     ratio = side / cells
-    if ratio == round(ratio):
-        return [ratio]
     near = range(math.ceil(0.8 * ratio), math.floor((side - 1) / max(cells - 1, 1)) + 1)
+    if ratio.is_integer():
+        return [ratio] if _is_power(int(ratio)) else [ratio, *(float(s) for s in near if _is_power(s))]
     coarse = 1 if ratio < 10 else 2 if ratio < 20 else 4 if ratio < 40 else 8
     return [ratio, *(float(s) for s in near if s % coarse == 0)]
+
+
+def _is_power(stride: int) -> bool:
+    return stride & (stride - 1) == 0
 
 
 def _round(offset: float, stride: float, side: int) -> float:

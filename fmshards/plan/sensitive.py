@@ -56,7 +56,7 @@ class Sensitive:
         """
         count = comparison.spec.channels
         if self.fraction is not None:
-            k = math.ceil(self.fraction * count - 1e-9)
+            k = max(1, math.ceil(self.fraction * count - 1e-9))
             return tuple(sorted(int(c) for c in np.argsort(-comparison.gap, kind="stable")[:k]))
         if self.threshold is not None:
             cosine = comparison.similarity().cosine
