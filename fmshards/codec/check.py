@@ -68,6 +68,8 @@ def _refuse_nonfinite(flat: npt.NDArray[np.float32], given: npt.NDArray[Any], fi
 
 def check_rows(rows: Any, row_bytes: int) -> npt.NDArray[np.uint8]:
     """rows as an array uint8 [B, row_bytes], any strides. Raises CodecError for anything else."""
+    if not isinstance(rows, np.ndarray) and not hasattr(rows, "detach"):
+        raise CodecError(f"expected rows uint8 [B, {row_bytes}], found {type(rows).__name__}")
     array = rows if isinstance(rows, np.ndarray) else rows.detach().cpu().numpy()
     if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != row_bytes:
         raise CodecError(f"expected rows uint8 [B, {row_bytes}], found {array.dtype} {list(array.shape)}")

@@ -159,7 +159,7 @@ def test_values_of_another_shape_or_type(rate, x):
 def test_rows_and_outputs_of_another_shape_or_type(rate):
     codec = codec_for(rate, MAP)
     rows = codec.encode(values("normal", (3, 16, 8, 8)))
-    for bad in (rows[:, :-1], rows[0], rows.astype(np.int8), np.concatenate([rows, rows], 1), torch.zeros(3, 4)):
+    for bad in (rows[:, :-1], rows[0], rows.astype(np.int8), np.concatenate([rows, rows], 1), torch.zeros(3, 4), [b""]):
         with pytest.raises(CodecError, match="expected rows"):
             codec.decode(bad)
     for out in (torch.empty(2, 16, 8, 8), torch.empty(3, 16, 64), torch.empty(3, 16, 8, 8, dtype=torch.uint8)):
