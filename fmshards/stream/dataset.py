@@ -121,7 +121,7 @@ class FeatureDataset(IterableDataset[Batch]):
         worker, workers = (0, 0) if info is None else (info.id, info.num_workers)
         rank, ranks = self._rank()
         every = max(workers, 1)
-        sizes, count = self.catalog.sizes, self.catalog.combinations
+        sizes, shown = self.catalog.sizes, self.catalog.combinations
         if self.train:
             deal = self._plan(ranks, workers)
             schedule = order.training(deal, sizes, self.seed, epoch, rank, ranks, worker, every)
@@ -129,11 +129,11 @@ class FeatureDataset(IterableDataset[Batch]):
             self._plan(ranks, workers)
             schedule = order.evaluation(sizes, self.batch_size * ranks, rank, ranks, worker, every)
         if self.augment:
-            drawn = order.combinations(len(sizes), len(count), self.seed, epoch)
-            wanted = ((int(chunk), count[drawn[chunk]]) for chunk in schedule.chunk)
+            drawn = order.combinations(len(sizes), len(shown), self.seed, epoch)
+            wanted = ((int(chunk), shown[drawn[chunk]]) for chunk in schedule.chunk)
         else:
             wanted = ((int(chunk), BASE) for chunk in schedule.chunk)
-        return self._make(schedule, wanted, epoch)
+        yield from self._make(schedule, wanted, epoch)
 
     def _make(self, schedule: order.Schedule, wanted: Iterator[tuple[int, Combination]], epoch: int) -> Iterator[Batch]:
         window = Window(schedule)
@@ -194,13 +194,15 @@ class FeatureDataset(IterableDataset[Batch]):
         return dict(self.__dict__)
 
     def __repr__(self) -> str:
-        manifest = self.catalog.manifest
         names = ", ".join(layer.name for layer in self.catalog.layers)
         mode = "train" if self.train else "evaluate"
+        try:
+            held = f"holds at most {self.memory_needed()} bytes without workers"
+        except InputError:
+            held = "rank not known yet"
         return (
-            f"FeatureDataset({self.catalog.url!r}, layers={names}, {manifest.samples} samples, {mode}, "
-            f"batch_size={self.batch_size}, holds at most {self.memory_needed()} bytes without workers, "
-            f"memory={self.memory})"
+            f"FeatureDataset({self.catalog.url!r}, layers={names}, {self.catalog.manifest.samples} samples, {mode}, "
+            f"batch_size={self.batch_size}, {held}, memory={self.memory})"
         )
 
 

@@ -225,6 +225,16 @@ def test_workers_that_do_not_divide_or_do_not_fit_reach_the_user(plain: BuiltSet
     assert "does not hold the least" in error_of(InputError, DataLoader(tight, batch_size=None, num_workers=3))
 
 
+def test_nothing_fails_before_the_first_batch(plain: BuiltSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A persistent worker that fails while it begins an epoch dies, and its error with it."""
+    data = FeatureDataset(plain.url, batch_size=8, groups=4)
+    info = SimpleNamespace(id=0, num_workers=3, seed=1)
+    monkeypatch.setattr("fmshards.stream.dataset.get_worker_info", lambda: info)
+    batches = iter(data)
+    with pytest.raises(InputError, match="do not divide"):
+        next(batches)
+
+
 def test_no_set_or_half_a_set(tmp_path) -> None:
     with pytest.raises(FormatError, match="no shard set here"):
         FeatureDataset(str(tmp_path / "nothing"))
@@ -249,6 +259,7 @@ def test_rank_from_the_environment(plain: BuiltSet, monkeypatch: pytest.MonkeyPa
     data = FeatureDataset(plain.url, batch_size=4, **ORDER)
     with pytest.raises(InputError, match="neither RANK nor"):
         list(data)
+    assert "rank not known yet" in repr(data)
     data.set_epoch(0)
     monkeypatch.setenv("RANK", "1")
     expected = keys(read(FeatureDataset(plain.url, batch_size=4, rank=1, ranks=2, **ORDER)))
