@@ -288,8 +288,8 @@ def report(rows: list[Row], lines: list[str], images: int, options: argparse.Nam
         )
         + f" --threads {options.threads}`",
         "",
-        f"{machine(options.threads)}; {seconds / 60:.1f} minutes of CPU time. {images} test images, published ResNet-20, "
-        f"{options.calibration} calibration images. " + " ".join(lines),
+        f"{machine(options.threads)}; {seconds / 60:.1f} minutes of CPU time. {images} test images, published "
+        f"ResNet-20, {options.calibration} calibration images. " + " ".join(lines),
         "",
         f"Accuracy: of the published rest of the network on the made features (standard error at most {worst:.3f}; "
         "rows of a recipe see the same moves, so that their differences are steadier). Error and cosine: against the "
