@@ -95,24 +95,29 @@ def decoded_batches(
         pin_memory=pin,
     )
     batches = iter(loader)
-    while True:
-        started, read = time.perf_counter(), clock.seconds["read"]
-        try:
-            result = next(batches, None)
-        except (OSError, EOFError) as error:  # a pipe to a process that is no more
-            if not workers:
-                raise
-            raise worker_died(error) from None
-        waited = time.perf_counter() - started - (clock.seconds["read"] - read)
-        if isinstance(result, Failure):
-            raise result.error
-        if result is None:
-            return
-        assert isinstance(result, Batch)
-        clock.add("decode", result.seconds)
-        # Without workers decoding happens in the call above, and is no waiting.
-        clock.add("wait", max(0.0, waited - (0.0 if workers else result.seconds)))
-        yield result
+    del loader
+    try:
+        while True:
+            started, read = time.perf_counter(), clock.seconds["read"]
+            try:
+                result = next(batches, None)
+            except (OSError, EOFError) as error:  # a pipe to a process that is no more
+                if not workers:
+                    raise
+                raise worker_died(error) from None
+            waited = time.perf_counter() - started - (clock.seconds["read"] - read)
+            if isinstance(result, Failure):
+                raise result.error
+            if result is None:
+                return
+            assert isinstance(result, Batch)
+            clock.add("decode", result.seconds)
+            # Without workers decoding happens in the call above, and is no waiting.
+            clock.add("wait", max(0.0, waited - (0.0 if workers else result.seconds)))
+            yield result
+    finally:
+        # Ends the workers now. Left to the garbage collector, in no certain order, that takes seconds.
+        del batches
 
 
 def is_worker_death(error: BaseException) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from fmshards.augment import Mirror, Recipe, custom_view, render, view_theta
 from fmshards.errors import FmshardsError, InputError
@@ -41,17 +40,26 @@ class Decoder:
     views: Views | None = None
 
     def __call__(self, raw: RawBatch) -> Batch:
-        samples = [self.sample(raw.shard, item) for item in raw.items]
-        keys = [sample.key for sample in samples]
-        base = torch.stack([self.base(raw.shard, sample) for sample in samples])
-        views, theta = self._views(raw.shard, samples, keys, base)
+        # One sample after another: a decoded photo takes far more memory than what becomes of it.
+        keys, fields, base = [], [], []  # type: tuple[list[str], list[dict[str, Any]], list[torch.Tensor]]
+        views: list[list[torch.Tensor]] = []
+        thetas: list[Theta] = []
+        for item in raw.items:
+            sample = self.sample(raw.shard, item)
+            keys.append(sample.key)
+            fields.append(sample.fields)
+            base.append(self.base(raw.shard, sample))
+            if self.views is not None:
+                rendered, theta = self._render_views(raw.shard, sample, base[-1])
+                views.append(rendered)
+                thetas.append(theta)
         return Batch(
             shard=raw.shard,
             keys=keys,
-            fields=[sample.fields for sample in samples],
-            base=base,
-            views=views,
-            theta=theta,
+            fields=fields,
+            base=torch.stack(base),
+            views=[torch.stack(view) for view in zip(*views, strict=True)],
+            theta=np.stack(thetas) if thetas else None,
             last=raw.last,
             work=raw.items[-1].work,
         )
@@ -83,32 +91,31 @@ class Decoder:
             )
         return x.to(torch.float32)
 
-    def _views(
-        self, shard: int, samples: list[Sample], keys: list[str], base: torch.Tensor
-    ) -> tuple[list[torch.Tensor], Theta | None]:
-        if self.views is None or not self.views.count:
-            return [], None
+    def _render_views(self, shard: int, sample: Sample, base: torch.Tensor) -> tuple[list[torch.Tensor], Theta]:
+        """The sample's views, each of the base image's shape, and their thetas float32 [V, 2, 3]."""
         plan = self.views
-        name = self.source.inputs[shard].name
-        theta = view_theta(plan.recipe, plan.mirror, plan.seed, name, keys, plan.count, (base.shape[2], base.shape[3]))
+        assert plan is not None
+        name, size = self.source.inputs[shard].name, (int(base.shape[1]), int(base.shape[2]))
+        theta = view_theta(plan.recipe, plan.mirror, plan.seed, name, [sample.key], plan.count, size)[0]
         rendered = []
         for v in range(plan.count):
-            view = torch.empty_like(base)
-            for i, sample in enumerate(samples):
-                try:
-                    view[i] = self._render(sample.image, name, keys[i], v + 1, theta[i, v])
-                except Exception as error:  # a user's transform may raise anything
-                    where = self._where(shard, sample.key)
-                    raise InputError(f"{where}: view {v + 1} cannot be rendered: {_describe(error)}") from None
-            rendered.append(view)
+            try:
+                if plan.recipe.custom is None:
+                    view = render(sample.image, self.preprocess, theta[v])
+                else:
+                    identity = (plan.seed, name, sample.key, v + 1)
+                    view = custom_view(sample.image, self.preprocess, plan.recipe, identity)
+            except Exception as error:  # a user's transform may raise anything
+                where = self._where(shard, sample.key)
+                raise InputError(f"{where}: view {v + 1} cannot be rendered: {_describe(error)}") from None
+            if view.shape != base.shape:
+                where = self._where(shard, sample.key)
+                raise InputError(
+                    f"{where}: view {v + 1} is {tuple(view.shape)}, the base image {tuple(base.shape)}; a transform of "
+                    "images must keep their size, or the preprocessing must set it"
+                )
+            rendered.append(view.to(torch.float32))
         return rendered, theta
-
-    def _render(self, image: Image.Image, name: str, key: str, view: int, theta: Theta) -> torch.Tensor:
-        assert self.views is not None
-        recipe = self.views.recipe
-        if recipe.custom is None:
-            return render(image, self.preprocess, theta)
-        return custom_view(image, self.preprocess, recipe, (self.views.seed, name, key, view))
 
     def _where(self, shard: int, key: str) -> str:
         return f"{self.source.inputs[shard].url}: key {key!r}"

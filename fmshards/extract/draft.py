@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 CHUNK_BYTES = 4 << 20
 _CALIBRATION_SHARDS = 64  # input shards that calibration reads from at most
 _LOOK = 16  # samples looked at where there is no recipe to calibrate for
+_SMALL = 300_000  # pixels of an image that is kept for calibration once it is decoded
 _EXACT_DB = -300.0  # stands for a mapped mirror without any error: JSON has no infinity
 
 
@@ -89,7 +90,7 @@ def chunk_length(largest_row: int) -> int:
     return min(max(CHUNK_BYTES // largest_row, 8), 256)
 
 
-def calibration_images(request: Request, size: tuple[int, int]) -> list[Image.Image]:
+def calibration_images(request: Request, size: tuple[int, int]) -> Sequence[Image.Image]:
     """The calibration sample: as many from the beginning of each of up to 64 input shards, evenly spread.
 
     The same for the same source, whatever else changes. Without a recipe a few images do.
@@ -99,15 +100,39 @@ def calibration_images(request: Request, size: tuple[int, int]) -> list[Image.Im
     count = min(inputs, _CALIBRATION_SHARDS, wanted)
     shards = [i * inputs // count for i in range(count)]
     decoder = Decoder(request.source, request.preprocess, size)
-    images: list[Image.Image] = []
+    found: list[tuple[int, Item]] = []
     for i, shard in enumerate(shards):
         share = (i + 1) * wanted // count - i * wanted // count
         for item in _head(request, shard, share):
-            sample = decoder.sample(shard, item)
             if request.preprocess.size is None:
-                decoder.base(shard, sample)  # refuses, key named, what differs from the first in size
-            images.append(sample.image)
-    return images
+                decoder.base(shard, decoder.sample(shard, item))  # refuses, key named, another size than the first's
+            found.append((shard, item))
+    return _Images(decoder, found)
+
+
+class _Images(Sequence[Image.Image]):
+    """Images decoded when they are asked for; only small ones are kept: hundreds of photos would fill the memory."""
+
+    def __init__(self, decoder: Decoder, items: list[tuple[int, Item]]) -> None:
+        self._decoder, self._items = decoder, items
+        self._kept: dict[int, Image.Image] = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, i: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Image.Image]: ...
+    def __getitem__(self, i: int | slice) -> Image.Image | list[Image.Image]:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        if i in self._kept:
+            return self._kept[i]
+        image = self._decoder.sample(*self._items[i]).image
+        if image.width * image.height <= _SMALL:
+            self._kept[i] = image
+        return image
 
 
 def _head(request: Request, shard: int, count: int) -> Iterator[Item]:

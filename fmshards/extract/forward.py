@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -71,8 +70,3 @@ class Forward:
     def _select(self, layer: str, feature: torch.Tensor) -> torch.Tensor:
         axis, index = self._channels[layer]
         return feature if index is None else feature.index_select(axis, index)
-
-
-def describe(value: Any) -> str:
-    """A model as given, for the record: its text, or its class."""
-    return value if isinstance(value, str) else f"{type(value).__module__}.{type(value).__qualname__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -81,7 +82,7 @@ class Request:
         """The other options on which bytes depend."""
         return {
             **self.source.options(),
-            "rates": {name: str(rate) for name, rate in self.layers.items()},
+            "rates": {name: _rate_text(rate) for name, rate in self.layers.items()},
             "batch": self.batch,
             "calibration": self.calibration,
             "chunk": self.chunk,
@@ -145,7 +146,7 @@ def make_request(
     loaded, where = _load(model, weights, device)
     return Request(
         source=open_source(source, shard_size=shard_size, image_field=image_field, seed=seed),
-        source_text=source if isinstance(source, str) else type(source).__name__,
+        source_text=_source_text(source),
         out=out,
         model=loaded,
         model_text=model if isinstance(model, str) else type(model).__name__,
@@ -164,6 +165,22 @@ def make_request(
         chunk=chunk,
         seed=seed,
     )
+
+
+def _rate_text(rate: Rate) -> str:
+    """One text for 4, 4.0 and "4"."""
+    try:
+        return f"{float(rate):g}"
+    except ValueError:
+        return str(rate)
+
+
+def _source_text(source: Any) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    if isinstance(source, (list, tuple)) and source and isinstance(source[0], str):
+        return source[0] if len(source) == 1 else f"{source[0]} and {len(source) - 1} more"
+    return type(source).__name__
 
 
 def _check_views(recipe: Recipe, views: int, sensitive: Any) -> Sensitive | None:
