@@ -286,7 +286,9 @@ def report(rows: list[Row], lines: list[str], images: int, options: argparse.Nam
             f" --{k} {v}"
             for k, v in (("calibration", options.calibration), ("looks", options.looks), ("seed", options.seed))
         )
-        + f" --threads {options.threads}`",
+        + f" --threads {options.threads}"
+        + ("" if options.pattern == "cifar10-test-*.tar" else f" --pattern '{options.pattern}'")
+        + ("`" if options.data == DATA else " --data FOLDER`"),
         "",
         f"{machine(options.threads)}; {seconds / 60:.1f} minutes of CPU time. {images} test images, published "
         f"ResNet-20, {options.calibration} calibration images. " + " ".join(lines),
