@@ -9,11 +9,14 @@ import torch
 from torch import fx, nn
 
 from fmshards.errors import ModelError
+from fmshards.model.culprit import culprit
 from fmshards.model.liveness import Point, points
-from fmshards.model.modes import kept_buffers, kept_generators, mode
+from fmshards.model.modes import kept_buffers, kept_generators, mode, seed
 from fmshards.model.run import Value, alike, describe, measure, run
 from fmshards.model.sizes import size_nodes
 from fmshards.model.trace import Trace, trace
+
+_MOST_REPAIRS = 20
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,36 @@ def analyse(model: nn.Module, example: torch.Tensor | None = None) -> Analysis:
     size that the model names, or 224 x 224. Raises ModelError where the model does not trace, does not run on the
     example, or where its graph computes anything else than the model itself does, in either mode.
     """
-    traced = trace(model)
     given = example is not None
-    x = _two_images(model, example)
+    whole: dict[str, str] = {}
+    training = False
+    for _ in range(_MOST_REPAIRS):
+        traced = trace(model, whole)
+        x = _two_images(model, example)
+        try:
+            return _examine(model, traced, x, given)
+        except _Differs as found:
+            training = found.training
+            path = culprit(model, traced, x, training)
+            if path is None:
+                break
+            whole[path] = "its graph does not compute what it does"
+    raise ModelError(
+        f"{type(model).__name__} cannot be split: in {'train' if training else 'eval'} mode its graph does not "
+        "compute what the model does. Its forward depends on something that tracing does not see (the type of its "
+        "input, a counter, a generator of its own); move that part into a module of its own"
+    )
+
+
+class _Differs(Exception):
+    def __init__(self, training: bool) -> None:
+        super().__init__(training)
+        self.training = training
+
+
+def _examine(model: nn.Module, traced: Trace, x: torch.Tensor, given: bool) -> Analysis:
     with kept_generators(), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        torch.manual_seed(0)
+        seed()
         graph = traced.graphs[False]
         with mode(model, False):
             expected = _ask(model, x, given)
@@ -60,31 +88,32 @@ def analyse(model: nn.Module, example: torch.Tensor | None = None) -> Analysis:
                     f"{tuple(x.shape[1:])}: {error}"
                 ) from error
             watch = _Watch(traced, one)
-            _check(model, expected, run(model, graph, traced.constants, x.clone(), watch.seen), "eval", x)
-        overwritten = watch.finish()
+            seed()
+            _check(expected, run(model, graph, traced.constants, x.clone(), watch.seen), False, x)
+        overwritten = watch.overwritten
         with mode(model, True), kept_buffers(model):
             overwritten |= _train_check(model, traced, one, x)
     sizes = size_nodes(traced.nodes, one, watch.values)
-    found = points(traced.nodes, sizes, traced.common)
+    kept = points(traced.nodes, sizes, traced.common)
     if traced.graphs[True] is not graph:
         nodes = list(traced.graphs[True].nodes)
         names = {node.name for node in sizes}
         other = {p.node.name for p in points(nodes, [n for n in nodes if n.name in names], traced.common)}
-        found = [p for p in found if p.node.name in other]
+        kept = [p for p in kept if p.node.name in other]
     batched = frozenset(n for n, v in one.items() if v.shape[:1] == (1,) and watch.values[n].shape == (2, *v.shape[1:]))
-    return Analysis(model, traced, x, tuple(found), one, flops, sizes, overwritten, batched)
+    return Analysis(model, traced, x, tuple(kept), one, flops, sizes, overwritten, batched)
 
 
 def _train_check(model: nn.Module, traced: Trace, one: dict[fx.Node, Value], x: torch.Tensor) -> dict[fx.Node, str]:
     try:
-        torch.manual_seed(0)
+        seed()
         expected = model(x.clone())
     except Exception:
         return {}  # the model itself cannot be trained on this example: nothing to hold the graph against
     watch = _Watch(traced, one, training=True)
-    torch.manual_seed(0)
-    _check(model, expected, run(model, traced.graphs[True], traced.constants, x.clone(), watch.seen), "train", x)
-    return watch.finish()
+    seed()
+    _check(expected, run(model, traced.graphs[True], traced.constants, x.clone(), watch.seen), True, x)
+    return watch.overwritten
 
 
 class _Watch:
@@ -116,9 +145,6 @@ class _Watch:
             self.waiting = [w for w in self.waiting if _shared(w[1], alive)]
             self.waiting.append((point, alive, alive._version))
 
-    def finish(self) -> dict[fx.Node, str]:
-        return self.overwritten
-
 
 def _shared(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
@@ -128,25 +154,17 @@ def _ask(model: nn.Module, x: torch.Tensor, given: bool) -> Any:
     try:
         return model(x.clone())
     except Exception as error:
-        hint = (
-            "give an example of the shape that it takes"
-            if given
-            else "give an example: example=torch.zeros(1, 3, H, W)"
-        )
+        hint = "of the shape that it takes" if given else "such as torch.zeros(1, 3, H, W)"
         raise ModelError(
             f"{type(model).__name__} does not run on images of shape {tuple(x.shape[1:])}: {type(error).__name__}: "
             f"{str(error).strip()[:200]}; give an example {hint}"
         ) from error
 
 
-def _check(model: nn.Module, expected: Any, found: Any, name: str, x: torch.Tensor) -> None:
+def _check(expected: Any, found: Any, training: bool, x: torch.Tensor) -> None:
     # Kernels of other devices may not give the same bits twice.
     if not alike(expected, found, exact=x.device.type == "cpu"):
-        raise ModelError(
-            f"{type(model).__name__} cannot be split: in {name} mode its graph does not compute what the model does. "
-            "Its forward, or that of a submodule, depends on something that tracing does not see (a type check, a "
-            "counter, a generator of its own); move that part into a module whose forward reads self.training"
-        )
+        raise _Differs(training)
 
 
 def _two_images(model: nn.Module, example: torch.Tensor | None) -> torch.Tensor:

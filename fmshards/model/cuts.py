@@ -131,6 +131,12 @@ def _notes(known: Analysis, node: str) -> tuple[list[str], str | None]:
     if shared:
         notes.append(f"weights are used on both sides: {names(shared)}")
         problem = f"weights are used on both sides of it: {names(shared)}"
+    if point.end >= known.trace.alike:
+        notes.append("the model's own forward acts differently in train mode before it")
+        problem = (
+            "before it the model's own forward (not a submodule's) acts differently in train mode and cannot be "
+            "frozen: make that part a module, such as nn.Dropout for F.dropout"
+        )
     modal = shared_by_mode(known, node)
     if modal and not shared:
         notes.append(f"modules that act differently in train mode are used on both sides: {names(modal)}")
@@ -211,7 +217,11 @@ def _explain(cuts: Sequence[Cut], name: str, known: Analysis) -> None:
             )
         return
     alive = [n.name for n in alive_after(nodes)[found] if n not in known.sizes]
-    what = f"{len(alive)} tensors are alive there ({names(alive)})" if len(alive) != 1 else "its output is no feature"
+    what = (
+        f"{len(alive)} tensors are alive there ({names(alive)})"
+        if len(alive) != 1
+        else "it is the model's output, or no feature"
+    )
     if nodes[found].op in ("placeholder", "output") or not alive:
         what = "it is the model's input or output"
     raise ModelError(f"{name!r} is no valid cut: {what}; {nearest(cuts, _place(known, found))}")

@@ -34,9 +34,8 @@ def is_leaf(module: nn.Module) -> bool:
 
 def changes_with_mode(module: nn.Module) -> bool:
     """Whether `module` or one inside it acts differently in train mode; a dropout of probability 0 does not."""
-    return any(
-        _reads_training(type(m)) and getattr(m, "p", getattr(m, "drop_prob", None)) != 0 for m in module.modules()
-    )
+    chances = [getattr(m, "p", getattr(m, "drop_prob", None)) for m in module.modules() if _reads_training(type(m))]
+    return any(chance != 0 for chance in chances)
 
 
 def _reads_training(cls: type) -> bool:

@@ -51,6 +51,13 @@ def kept_generators() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
+def seed() -> None:
+    """The global generators in one state, always the same; use within `kept_generators`."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+
+
 def generator_states() -> tuple[Any, ...]:
     """A value that changes when anything is drawn from the global generators."""
     name, keys, *rest = np.random.get_state()

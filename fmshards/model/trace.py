@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.proxy import ParameterProxy
 
 from fmshards.errors import ModelError
 from fmshards.model.leaf import is_leaf
@@ -30,15 +31,19 @@ class Trace:
     """A model's forward as graphs.
 
     graphs: {False: the graph in eval mode, True: in train mode}; the same object where they do not differ.
-    common: the number of first nodes that both graphs have in common.
+    common: the number of first nodes that both graphs have in common, but for arguments that are no tensors.
+    alike: the number of first nodes that are alike in both graphs in every argument.
     outputs: node name -> paths of the modules whose output it is, the outermost first; only of modules called once.
+    returns: module path -> name of the node that it returns, its own or its input; of modules called once.
     constants: tensors that the forward made from nothing, by their get_attr target.
     opaque: paths of the modules that had to be kept whole, and why.
     """
 
     graphs: dict[bool, fx.Graph]
     common: int
+    alike: int
     outputs: dict[str, tuple[str, ...]]
+    returns: dict[str, str]
     constants: dict[str, torch.Tensor]
     opaque: dict[str, str]
 
@@ -47,15 +52,16 @@ class Trace:
         return list(self.graphs[False].nodes)
 
 
-def trace(model: nn.Module) -> Trace:
+def trace(model: nn.Module, whole: dict[str, str] | None = None) -> Trace:
     """Trace `model`, whose forward takes one batch. Its modes, buffers and the generators stay as they are.
 
+    whole: paths of modules to keep whole from the start, and why.
     Raises ModelError where the model's own forward cannot be a graph.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module, found {type(model).__name__}")
     defaults = _defaults(model)
-    opaque: dict[str, str] = {}
+    opaque = dict(whole or {})
     with kept_generators(), torch.enable_grad():
         for _ in range(_MOST_TRACES):
             try:
@@ -88,6 +94,7 @@ class _Recorded:
     events: list[tuple[str, Any]]
     outputs: dict[fx.Node, list[str]]
     calls: dict[str, int]
+    returns: dict[str, str]
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -103,6 +110,8 @@ class _Tracer(fx.Tracer):
         self.stack: list[tuple[str, tuple[Any, ...]]] = [("", ambient())]
         self.failed: str | None = None
         self.made: dict[fx.Node, int] = {}
+        self.state: dict[int, str] = {}
+        self.returns: dict[str, str] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name in self.opaque or is_leaf(m)
@@ -138,7 +147,28 @@ class _Tracer(fx.Tracer):
             self._keep_whole(path, "it draws random numbers that a graph would hold for good")
         return self._named(path, result, before)
 
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        # fx's own looks through all parameters at each access, and takes a buffer for a parameter.
+        if not isinstance(attr_val, torch.Tensor):
+            return attr_val
+        if not self.state:
+            self.state = {id(t): n for n, t in (*self.root.named_buffers(), *self.root.named_parameters())}
+        name = self.state.get(id(attr_val))
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            made = None
+            if isinstance(attr_val, nn.Parameter):
+
+                def made(node: fx.Node) -> fx.Proxy:
+                    return ParameterProxy(self, node, name, attr_val)
+
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {}, proxy_factory_fn=made)
+        return parameter_proxy_cache[name]
+
     def _named(self, path: str, result: Any, before: int) -> Any:
+        if isinstance(result, fx.Proxy):
+            self.returns[path] = result.node.name
         # A module that gives back its input has no output of its own.
         if isinstance(result, fx.Proxy) and self.made[result.node] >= before:
             self.outputs.setdefault(result.node, []).append(path)
@@ -174,7 +204,7 @@ def _once(model: nn.Module, training: bool, opaque: dict[str, str], defaults: di
     finally:
         # fx stores tensors that the forward made from nothing on the model: they are no part of it.
         made = {name: vars(model).pop(name) for name in set(vars(model)) - attributes}
-    recorded = _Recorded(graph, tracer.events, tracer.outputs, tracer.calls, made)
+    recorded = _Recorded(graph, tracer.events, tracer.outputs, tracer.calls, tracer.returns, made)
     _bind_defaults(recorded)
     return recorded
 
@@ -284,25 +314,42 @@ def _refuse_chance(a: _Recorded, b: _Recorded, model: nn.Module) -> None:
 
 def _finish(evaluated: _Recorded, trained: _Recorded, opaque: dict[str, str]) -> Trace:
     if _decides(evaluated, trained) is None:
-        graphs, common = {False: evaluated.graph, True: evaluated.graph}, len(evaluated.graph.nodes)
+        constants = evaluated.constants
+        graphs = {False: evaluated.graph, True: evaluated.graph}
+        common = alike = len(evaluated.graph.nodes)
     else:
         graphs = {False: evaluated.graph, True: trained.graph}
-        common = _common(evaluated, trained)
+        alike = _common(evaluated, trained, strict=True)
+        constants = {**evaluated.constants, **_own_constants(trained)}
+        common = _common(evaluated, trained, strict=False)
     outputs = {
         node.name: tuple(p for p in reversed(paths) if evaluated.calls[p] == 1)
         for node, paths in evaluated.outputs.items()
     }
-    constants = {**trained.constants, **evaluated.constants}
-    return Trace(graphs, common, {k: v for k, v in outputs.items() if v}, constants, dict(opaque))
+    outputs = {name: paths for name, paths in outputs.items() if paths}
+    returns = {path: name for path, name in evaluated.returns.items() if evaluated.calls[path] == 1}
+    return Trace(graphs, common, alike, outputs, returns, constants, dict(opaque))
 
 
-def _common(a: _Recorded, b: _Recorded) -> int:
+def _common(a: _Recorded, b: _Recorded, strict: bool) -> int:
+    """How many first nodes are the same calls on the same values; other arguments (a `training`) too where strict."""
     places: tuple[dict[fx.Node, int], dict[fx.Node, int]] = ({}, {})
     for count, (x, y) in enumerate(zip(a.graph.nodes, b.graph.nodes, strict=False)):
-        if not _same_node(x, y, places, (a.constants, b.constants)):
+        alike = (x.op, x.target, x.name) == (y.op, y.target, y.name)
+        alike = alike and _same(list(x.all_input_nodes), list(y.all_input_nodes), places)
+        if not alike or (strict and not _same_node(x, y, places, (a.constants, b.constants))):
             return count
         places[0][x], places[1][y] = count, count
     return min(len(a.graph.nodes), len(b.graph.nodes))
+
+
+def _own_constants(trained: _Recorded) -> dict[str, torch.Tensor]:
+    """The constants of a second graph, under names that the first one does not use."""
+    names = {name: f"{name}_train" for name in trained.constants}
+    for node in trained.graph.nodes:
+        if node.op == "get_attr" and node.target in names:
+            node.target = names[node.target]
+    return {names[name]: value for name, value in trained.constants.items()}
 
 
 def _reason(error: BaseException) -> str:
