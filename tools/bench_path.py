@@ -198,6 +198,8 @@ def streaming(scratch: Path, reps: int) -> Iterator[Row]:
     ZfpCodec.decode = timed("decode", plain[0])  # type: ignore[method-assign]  # put back below
     stream_decode.move = timed("move", plain[1])  # type: ignore[assignment]
     shares: list[tuple[float, float, float]] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a DataLoader's worker
     try:
         batches = fmshards.loader(url, batch_size=BATCH, num_workers=0)
         for turn in range(reps + 1):
@@ -209,6 +211,7 @@ def streaming(scratch: Path, reps: int) -> Iterator[Row]:
             if turn:
                 shares.append((total, spent["decode"] / total, spent["move"] / total))
     finally:
+        torch.set_num_threads(threads)
         ZfpCodec.decode, stream_decode.move = plain  # type: ignore[method-assign, assignment]
     decode, move = (statistics.median(s[i] for s in shares) for i in (1, 2))
     total = statistics.median(s[0] for s in shares)
