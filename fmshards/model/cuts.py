@@ -16,7 +16,8 @@ from fmshards.model.kinds import look
 from fmshards.model.liveness import alive_after
 from fmshards.model.sharing import names, shared_by_mode, shared_state, tensors_of, used_by
 
-_NEAR = 0.05
+# A cut this much smaller, within this part of the whole FLOPs, is worth a warning.
+_NEAR, _SMALLER = 0.05, 3
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _with_neighbour(rows: list[Cut], i: int, total: int) -> Cut:
         if c.problem is None
         and c.kind == ours.kind
         and c.spec.spatial != (1, 1)
-        and 2 * c.bytes <= ours.bytes
+        and _SMALLER * c.bytes <= ours.bytes
         and abs(c.flops_before - ours.flops_before) <= _NEAR * total
     ]
     if not near:

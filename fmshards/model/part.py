@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import fx, nn
 
 from fmshards.errors import ModelError
-from fmshards.model.run import attribute, plain_attention
+from fmshards.model.attention import as_in_training
+from fmshards.model.run import attribute
 
 
 class Part(nn.Module):
@@ -92,10 +94,9 @@ class Prefix(Part):
         shared = [(m, m.training) for path in self._part_shared for m in self.get_submodule(path).modules()]
         if any(m.training for m in self.modules()):
             nn.Module.train(self, False)
-        # The model itself, where it records gradients, does not take the attention layers' way for inference.
-        plain = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        recorded = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
         try:
-            with torch.no_grad(), plain_attention(plain):
+            with torch.no_grad(), as_in_training() if recorded else nullcontext():
                 return super().forward(x)
         finally:
             for module, was in shared:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -14,6 +13,8 @@ from torch import fx, nn
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
+
+from fmshards.model.attention import unfused
 
 Seen = Callable[[fx.Node, Any], None]
 
@@ -76,7 +77,7 @@ def measure(
     flops: dict[fx.Node, int] = {}
     values: dict[fx.Node, Value] = {}
     before = 0
-    with FlopCounterMode(display=False) as counter, plain_attention():
+    with FlopCounterMode(display=False) as counter, unfused():
 
         def seen(node: fx.Node, value: Any) -> None:
             nonlocal before
@@ -86,20 +87,6 @@ def measure(
 
         run(model, graph, constants, x, seen)
     return flops, values
-
-
-@contextmanager
-def plain_attention(wanted: bool = True) -> Iterator[None]:
-    """torch's attention layers without their fused way for inference, which gives other bits and counts no FLOPs."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    if not wanted or not before:
-        yield
-        return
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def describe(value: Any) -> Value:

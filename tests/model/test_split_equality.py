@@ -18,6 +18,8 @@ def _check(name: str, most: int) -> None:
         prefix, suffix = split(model, cut, analysis=known)
         with torch.no_grad():
             assert same(suffix(prefix(x)), model(x)), f"{cut.name}: eval"
+        assert same(suffix(prefix(x)), model(x)), f"{cut.name}: eval, recording gradients"
+        prefix.requires_grad_(False)
         state = {key: value.clone() for key, value in model.state_dict().items()}
         frozen = {key: value.clone() for key, value in prefix.named_buffers()}
         expected_model = reference(model, prefix, suffix)
@@ -46,6 +48,7 @@ def _check(name: str, most: int) -> None:
         for key, buffer in suffix.named_buffers():
             named = dict(expected_model.named_buffers()).get(key)
             assert named is None or torch.equal(buffer, named), f"{cut.name}: statistics of {key}"
+        prefix.requires_grad_(True)
         model.zero_grad(set_to_none=True)
         model.load_state_dict(state)
 
