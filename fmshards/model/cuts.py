@@ -13,8 +13,8 @@ from fmshards.codec.feature import FeatureSpec
 from fmshards.errors import ModelError
 from fmshards.model.analyse import Analysis, analyse
 from fmshards.model.kinds import look
-from fmshards.model.liveness import alive_after
-from fmshards.model.sharing import names, shared_by_mode, shared_state, tensors_of, used_by
+from fmshards.model.liveness import Point, alive_after
+from fmshards.model.sharing import Spans, listed, spans_of
 
 # A cut this much smaller, within this part of the whole FLOPs, is worth a warning.
 _NEAR, _SMALLER = 0.05, 3
@@ -81,6 +81,7 @@ def _in_order(known: Analysis) -> list[Cut]:
     total = sum(known.flops.values())
     modules = {path: node for node, paths in known.trace.outputs.items() for path in paths}
     rows: list[Cut] = []
+    spans = spans_of(known)
     before, start = 0, 0
     for place, point in enumerate(known.points):
         before += sum(known.flops.get(n, 0) for n in nodes[start : point.end + 1])
@@ -93,7 +94,7 @@ def _in_order(known: Analysis) -> list[Cut]:
         name = next((p for p in paths), point.node.name)
         value = known.values[point.node]
         assert value.dtype is not None
-        notes, problem = _notes(known, point.node.name)
+        notes, problem = _notes(known, spans, point)
         own = () if modules.get(point.node.name, point.node.name) != point.node.name else (point.node.name,)
         rows.append(
             Cut(
@@ -120,32 +121,32 @@ def _in_order(known: Analysis) -> list[Cut]:
 _STRIDED = "its memory is strided: a stored (contiguous) copy may give other last bits"
 
 
-def _notes(known: Analysis, node: str) -> tuple[list[str], str | None]:
-    point = next(p for p in known.points if p.node.name == node)
+def _notes(known: Analysis, spans: Spans, point: Point) -> tuple[list[str], str | None]:
+    """Warnings, and why `split` refuses the point."""
     notes: list[str] = []
     problem = None
     by = known.overwritten.get(point.node)
     if by is not None:
         notes.append(f"an in-place op follows: {by}")
         problem = f"{by} after it writes over the feature in place"
-    shared = shared_state(known, node)
-    if shared:
-        notes.append(f"weights are used on both sides: {names(shared)}")
-        problem = f"weights are used on both sides of it: {names(shared)}"
     if point.end >= known.trace.alike:
         notes.append("the model's own forward acts differently in train mode before it")
         problem = (
             "before it the model's own forward (not a submodule's) acts differently in train mode and cannot be "
             "frozen: make that part a module, such as nn.Dropout for F.dropout"
         )
-    modal = shared_by_mode(known, node)
-    if modal and not shared:
-        notes.append(f"modules that act differently in train mode are used on both sides: {names(modal)}")
-        problem = f"{names(modal)} is used on both sides of it, and acts differently in train mode"
-    before, after = used_by(known, node)
-    for uses, where in ((before, "before"), (after, "after")):
-        if not any(isinstance(t, nn.Parameter) for t in tensors_of(known.model, known.trace.constants, uses).values()):
-            notes.append(f"no parameters {where} it")
+    modal = spans.shared_by_mode(known.model, point.end)
+    if modal:
+        notes.append(f"modules that act differently in train mode are used on both sides: {listed(modal)}")
+        problem = f"{listed(modal)} is used on both sides of it, and acts differently in train mode"
+    shared = spans.shared_weights(point.end)
+    if shared:
+        notes.append(f"weights are used on both sides: {listed(shared)}")
+        problem = f"weights are used on both sides of it: {listed(shared)}"
+    if spans.parameters is None or spans.parameters.first > point.end:
+        notes.append("no parameters before it")
+    if spans.parameters is None or spans.parameters.last <= point.end:
+        notes.append("no parameters after it")
     return notes, problem
 
 
@@ -219,7 +220,7 @@ def _explain(cuts: Sequence[Cut], name: str, known: Analysis) -> None:
         return
     alive = [n.name for n in alive_after(nodes)[found] if n not in known.sizes]
     what = (
-        f"{len(alive)} tensors are alive there ({names(alive)})"
+        f"{len(alive)} tensors are alive there ({listed(alive)})"
         if len(alive) != 1
         else "it is the model's output, or no feature"
     )

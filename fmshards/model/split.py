@@ -12,7 +12,7 @@ from fmshards.errors import ModelError
 from fmshards.model.analyse import Analysis, analyse
 from fmshards.model.cuts import Cut, cuts_of, find_cut
 from fmshards.model.part import Part, Prefix
-from fmshards.model.sharing import used_by
+from fmshards.model.sharing import spans_of
 from fmshards.model.sizes import fixed, write
 
 
@@ -34,7 +34,6 @@ def split(
     """
     known = analysis if analysis is not None else analyse(model, example)
     found = valid_cut(cuts_of(known), cut, known)
-    before, _ = used_by(known, found.node)
     kept = {training: _suffix_graph(known, found.node, training) for training in (False, True)}
     if known.trace.graphs[True] is known.trace.graphs[False]:
         kept[True] = kept[False]
@@ -42,9 +41,9 @@ def split(
     rigid = any(is_rigid for _, is_rigid in kept.values())
     suffix = Part(model, graphs, known.trace.constants, found.shape if rigid else None)
     ours = set(suffix.modules())
-    shared = [
-        p for p, op in before.items() if op == "call_module" and not ours.isdisjoint(model.get_submodule(p).modules())
-    ]
+    end = next(p.end for p in known.points if p.node.name == found.node)
+    called = [path for path, span in spans_of(known).called.items() if span.first <= end]
+    shared = [path for path in called if not ours.isdisjoint(model.get_submodule(path).modules())]
     prefix = Prefix(model, _prefix_graph(known, {"": found.node}), known.trace.constants, shared)
     return prefix, suffix
 

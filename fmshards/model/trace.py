@@ -12,7 +12,7 @@ import inspect
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import fx, nn
 from torch.fx.proxy import ParameterProxy
 
 from fmshards.errors import ModelError
+from fmshards.model.compare import Recorded, common_nodes, decides
 from fmshards.model.leaf import is_leaf
 from fmshards.model.modes import ambient, generator_states, kept_generators, mode
 
@@ -67,7 +68,7 @@ def trace(model: nn.Module, whole: dict[str, str] | None = None) -> Trace:
             try:
                 evaluated = _once(model, False, opaque, defaults)
                 trained = _once(model, True, opaque, defaults)
-                where = _decides(evaluated, trained)
+                where = decides(evaluated, trained)
                 if where == "":
                     _refuse_chance(trained, _once(model, True, opaque, defaults), model)
             except _KeepWhole as found:
@@ -86,16 +87,6 @@ class _KeepWhole(Exception):
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path)
         self.path, self.reason = path, reason
-
-
-@dataclass
-class _Recorded:
-    graph: fx.Graph
-    events: list[tuple[str, Any]]
-    outputs: dict[fx.Node, list[str]]
-    calls: dict[str, int]
-    returns: dict[str, str]
-    constants: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class _Tracer(fx.Tracer):
@@ -183,7 +174,7 @@ class _Tracer(fx.Tracer):
         raise _KeepWhole(path, reason)
 
 
-def _once(model: nn.Module, training: bool, opaque: dict[str, str], defaults: dict[str, Any]) -> _Recorded:
+def _once(model: nn.Module, training: bool, opaque: dict[str, str], defaults: dict[str, Any]) -> Recorded:
     tracer = _Tracer(opaque)
     attributes = set(vars(model))
     drawn = generator_states()
@@ -204,7 +195,7 @@ def _once(model: nn.Module, training: bool, opaque: dict[str, str], defaults: di
     finally:
         # fx stores tensors that the forward made from nothing on the model: they are no part of it.
         made = {name: vars(model).pop(name) for name in set(vars(model)) - attributes}
-    recorded = _Recorded(graph, tracer.events, tracer.outputs, tracer.calls, tracer.returns, made)
+    recorded = Recorded(graph, tracer.events, tracer.outputs, tracer.calls, tracer.returns, made)
     _bind_defaults(recorded)
     return recorded
 
@@ -235,7 +226,7 @@ def _defaults(model: nn.Module) -> dict[str, Any]:
     return {p.name: p.default for p in named[1:]}
 
 
-def _bind_defaults(recorded: _Recorded) -> None:
+def _bind_defaults(recorded: Recorded) -> None:
     """Take out the placeholders of the defaulted arguments, and the assertions that fx makes about them."""
     holders = [n for n in recorded.graph.nodes if n.op == "placeholder"][1:]
     for holder in holders:
@@ -253,55 +244,8 @@ def _bind_defaults(recorded: _Recorded) -> None:
         recorded.events[:] = [e for e in recorded.events if not (e[0] == "node" and e[1] in found)]
 
 
-def _decides(a: _Recorded, b: _Recorded) -> str | None:
-    """The path of the module in whose forward two traces part: "" is the model itself. None: they do not."""
-    stack = [""]
-    places: tuple[dict[fx.Node, int], dict[fx.Node, int]] = ({}, {})
-    for (kind, x), (other, y) in zip(a.events, b.events, strict=False):
-        if kind != other or (kind != "node" and x != y):
-            return stack[-1]
-        if kind == "enter":
-            stack.append(x)
-        elif kind == "exit":
-            stack.pop()
-        else:
-            if not _same_node(x, y, places, (a.constants, b.constants)):
-                return stack[-1]
-            places[0][x], places[1][y] = len(places[0]), len(places[1])
-    return None if len(a.events) == len(b.events) else stack[-1]
-
-
-def _same_node(
-    x: fx.Node,
-    y: fx.Node,
-    places: tuple[dict[fx.Node, int], dict[fx.Node, int]],
-    constants: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]],
-) -> bool:
-    if x.op != y.op or x.target != y.target:
-        return False
-    if x.op == "get_attr" and x.target in constants[0]:
-        ours, theirs = constants[0][str(x.target)], constants[1].get(str(y.target))
-        if not (isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor) and torch.equal(ours, theirs)):
-            return False
-    return _same(x.args, y.args, places) and _same(x.kwargs, y.kwargs, places)
-
-
-def _same(x: Any, y: Any, places: tuple[dict[fx.Node, int], dict[fx.Node, int]]) -> bool:
-    if isinstance(x, fx.Node) or isinstance(y, fx.Node):
-        return isinstance(x, fx.Node) and isinstance(y, fx.Node) and places[0].get(x) == places[1].get(y)
-    if type(x) is not type(y):
-        return False
-    if isinstance(x, (tuple, list)):
-        return len(x) == len(y) and all(_same(p, q, places) for p, q in zip(x, y, strict=True))
-    if isinstance(x, dict):
-        return list(x) == list(y) and all(_same(x[k], y[k], places) for k in x)
-    if isinstance(x, slice):
-        return all(_same(getattr(x, k), getattr(y, k), places) for k in ("start", "stop", "step"))
-    return x is y or bool(x == y) or (x != x and y != y)
-
-
-def _refuse_chance(a: _Recorded, b: _Recorded, model: nn.Module) -> None:
-    where = _decides(a, b)
+def _refuse_chance(a: Recorded, b: Recorded, model: nn.Module) -> None:
+    where = decides(a, b)
     if where is None:
         return
     if where:
@@ -312,16 +256,16 @@ def _refuse_chance(a: _Recorded, b: _Recorded, model: nn.Module) -> None:
     )
 
 
-def _finish(evaluated: _Recorded, trained: _Recorded, opaque: dict[str, str]) -> Trace:
-    if _decides(evaluated, trained) is None:
+def _finish(evaluated: Recorded, trained: Recorded, opaque: dict[str, str]) -> Trace:
+    if decides(evaluated, trained) is None:
         constants = evaluated.constants
         graphs = {False: evaluated.graph, True: evaluated.graph}
         common = alike = len(evaluated.graph.nodes)
     else:
         graphs = {False: evaluated.graph, True: trained.graph}
-        alike = _common(evaluated, trained, strict=True)
+        alike = common_nodes(evaluated, trained, strict=True)
         constants = {**evaluated.constants, **_own_constants(trained)}
-        common = _common(evaluated, trained, strict=False)
+        common = common_nodes(evaluated, trained, strict=False)
     outputs = {
         node.name: tuple(p for p in reversed(paths) if evaluated.calls[p] == 1)
         for node, paths in evaluated.outputs.items()
@@ -331,19 +275,7 @@ def _finish(evaluated: _Recorded, trained: _Recorded, opaque: dict[str, str]) ->
     return Trace(graphs, common, alike, outputs, returns, constants, dict(opaque))
 
 
-def _common(a: _Recorded, b: _Recorded, strict: bool) -> int:
-    """How many first nodes are the same calls on the same values; other arguments (a `training`) too where strict."""
-    places: tuple[dict[fx.Node, int], dict[fx.Node, int]] = ({}, {})
-    for count, (x, y) in enumerate(zip(a.graph.nodes, b.graph.nodes, strict=False)):
-        alike = (x.op, x.target, x.name) == (y.op, y.target, y.name)
-        alike = alike and _same(list(x.all_input_nodes), list(y.all_input_nodes), places)
-        if not alike or (strict and not _same_node(x, y, places, (a.constants, b.constants))):
-            return count
-        places[0][x], places[1][y] = count, count
-    return min(len(a.graph.nodes), len(b.graph.nodes))
-
-
-def _own_constants(trained: _Recorded) -> dict[str, torch.Tensor]:
+def _own_constants(trained: Recorded) -> dict[str, torch.Tensor]:
     """The constants of a second graph, under names that the first one does not use."""
     names = {name: f"{name}_train" for name in trained.constants}
     for node in trained.graph.nodes:
