@@ -24,7 +24,7 @@ def command(
     Checked: checksums, digests, counts, the order of members. The exit code is 1 where anything is wrong; the first
     bad byte range of each shard is named.
     """
-    from fmshards.extract.check import verify
+    from fmshards.extract import verify
 
     report = verify(url, model, weights=weights, source=source, device=device)
     ok = not report.problems

@@ -12,6 +12,7 @@
     provenance.py  what made a set, for the record
     progress.py    rate, bytes, time left; where the time went
     run.py         the function
+    check.py       a set against its bytes, its model and its images
 
 The package is itself callable: `fmshards.extract(...)` is `fmshards.extract.extract(...)`, so that the room and the
 function may share their name.
@@ -23,10 +24,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from fmshards.extract.check import Report, verify
 from fmshards.extract.request import layer_rates
 from fmshards.extract.run import extract
 
-__all__ = ["extract", "layer_rates"]
+__all__ = ["Report", "extract", "layer_rates", "verify"]
 
 
 class _CallableRoom(ModuleType):

@@ -15,7 +15,7 @@ from fmshards.errors import FormatError, InputError, MismatchError
 from fmshards.extract.batches import RawBatch
 from fmshards.extract.decode import Decoder
 from fmshards.extract.forward import run_prefix
-from fmshards.extract.request import _load as load_on
+from fmshards.extract.request import load_on
 from fmshards.extract.sources import Source, open_source
 from fmshards.model import multi_prefix, parse_preprocess, prefix_digest
 from fmshards.shards import (

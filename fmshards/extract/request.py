@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -143,7 +144,13 @@ def make_request(
     found_recipe = parse_recipe(recipe)
     found_mirror = parse_mirror(mirror) if found_recipe.flips else Mirror("none")
     chosen = _check_views(found_recipe, views, sensitive)
-    loaded, where = _load(model, weights, device)
+    if views % 2 and found_mirror.way != "none":
+        warnings.warn(
+            f"views={views} is odd: even views show the mirror, so that flipped and unflipped come unevenly; an even "
+            "number shows both alike",
+            stacklevel=4,
+        )
+    loaded, where = load_on(model, weights, device)
     return Request(
         source=open_source(source, shard_size=shard_size, image_field=image_field, seed=seed),
         source_text=_source_text(source),
@@ -207,7 +214,7 @@ def _check_views(recipe: Recipe, views: int, sensitive: Any) -> Sensitive | None
     return chosen
 
 
-def _load(
+def load_on(
     model: str | nn.Module, weights: str | None, device: str | torch.device | None
 ) -> tuple[nn.Module, torch.device]:
     """The model on its device. A module of the caller's is never moved: it is copied if it lies elsewhere."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from fmshards.shards.chunk import Chunk, chunk_from_members, read_chunk
 from fmshards.shards.differences import plan_differences
-from fmshards.shards.fields import columns, decode_field, field_value
+from fmshards.shards.fields import decode_field, field_value
 from fmshards.shards.index import ChunkIndex, ShardIndex, check_index, read_index
 from fmshards.shards.layer import Grid, LayerPlan, Similarity, check_name
 from fmshards.shards.manifest import Manifest, ShardEntry, chunk_sizes, layer_error
@@ -54,7 +54,6 @@ __all__ = [
     "check_name",
     "chunk_from_members",
     "chunk_sizes",
-    "columns",
     "decode_field",
     "entry_of",
     "field_value",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -97,30 +97,6 @@ def _text(value: str, what: str) -> str:
 def _length(n: int, what: str) -> None:
     if n > MSGPACK_LENGTH:
         raise InputError(f"{what}: {n} items, the format allows {MSGPACK_LENGTH}; give them as bytes")
-
-
-def columns(samples: Sequence[Mapping[str, Any]], where: str = "") -> dict[str, list[Any]]:
-    """Fields of consecutive samples by column, in `field_value`'s types, sorted by name; `__...` names left out.
-
-    Each sample is a dict with `__key__`. Raises InputError, naming key and field, where a sample lacks a field that
-    another has, or holds what cannot be stored. Keep the names of the first call: one shard has one set of fields.
-    """
-    prefix = f"{where}: " if where else ""
-    names = sorted({name for sample in samples for name in sample if not name.startswith("__")})
-    out: dict[str, list[Any]] = {}
-    for name in names:
-        column = []
-        for sample in samples:
-            key = sample.get("__key__", "?")
-            if name not in sample:
-                raise InputError(
-                    f"{prefix}sample {key!r} has no field {name!r}, which other samples have; give every sample the "
-                    "same fields"
-                )
-            column.append(field_value(sample[name], f"{prefix}sample {key!r}: field {name!r}"))
-        out[name] = column
-    check_field_names(out, prefix or "fields: ")
-    return out
 
 
 def check_field_names(fields: Mapping[str, Any], prefix: str) -> None:

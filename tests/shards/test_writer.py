@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fmshards.errors import FmshardsError, InputError
-from fmshards.shards import Manifest, ShardWriter, columns, decode_field, entry_of, field_value
+from fmshards.shards import Manifest, ShardWriter, decode_field, entry_of, field_value
 from tests.shards.build import small_plan, write_shard
 
 GOOD: dict[str, Any] = {
@@ -107,15 +107,6 @@ def test_values_become_plain() -> None:
     for bad in (object(), {1: 2}, 1 << 64, "\ud800", deep, {3}, np.array([object()]), 1j):
         with pytest.raises(InputError, match="sample 'k': field 'f'"):
             field_value(bad, "sample 'k': field 'f'")
-
-
-def test_columns_name_the_sample_that_lacks_a_field() -> None:
-    samples = [{"__key__": "a", "__url__": "u", "cls": b"1", "z": 1}, {"__key__": "b", "cls": b"2", "z": 2}]
-    assert columns(samples) == {"cls": [b"1", b"2"], "z": [1, 2]}
-    for broken in (samples[::-1], samples):
-        lacking = [{k: v for k, v in s.items() if not (k == "cls" and s is broken[1])} for s in broken]
-        with pytest.raises(InputError, match=f"in: sample '{broken[1]['__key__']}' has no field 'cls'"):
-            columns(lacking, "in")
 
 
 def test_fields_are_read_by_their_extension() -> None:
