@@ -44,6 +44,8 @@ class Part(nn.Module):
                 module.training = model.training
         code = {training: graph.python_code("self") for training, graph in graphs.items()}
         self._part_sources = {training: (c.src, _names(c.globals)) for training, c in code.items()}
+        two = graphs[False] is not graphs[True]
+        self._part_called = tuple(sorted({path for op, path in used if two and op == "call_module"}))
         self._part_shape = shape
         self._part_compile()
 
@@ -56,7 +58,13 @@ class Part(nn.Module):
                 f"the suffix was made for features of shape {self._part_shape}, found {tuple(x.shape[1:])}: "
                 "sizes taken before the cut are part of it; split the model again with an example of that size"
             )
-        return self._part_run[self.training](self, x)
+        return self._part_run[self._part_training()](self, x)
+
+    def _part_training(self) -> bool:
+        """Which graph to run, where there are two: `model.train()` reaches the modules, but not this one."""
+        if not self._part_called:
+            return self.training
+        return any(self.get_submodule(path).training for path in self._part_called)
 
     def _part_compile(self) -> None:
         run: dict[bool, Callable[..., Any]] = {}

@@ -94,7 +94,7 @@ SMALL: dict[str, tuple[Any, int]] = {
 _TORCHVISION = {
     "resnet50": 64, "resnext50_32x4d": 64, "wide_resnet50_2": 32, "densenet121": 64, "mobilenet_v3_large": 64,
     "mnasnet0_5": 64, "efficientnet_v2_s": 64, "regnet_x_400mf": 64, "convnext_tiny": 64, "swin_v2_t": 64,
-    "vgg11_bn": 64, "alexnet": 96, "googlenet": 96, "inception_v3": 128,
+    "vgg11_bn": 64, "alexnet": 96, "googlenet": 96, "inception_v3": 299,
 }  # fmt: skip
 _TIMM = {
     "efficientnet_b0": 64, "mobilenetv3_small_100": 64, "mixer_s32_224": 224, "levit_128s": 224, "cait_xxs24_224": 224,

@@ -63,6 +63,16 @@ def test_the_models_own_branch_on_training_gives_two_graphs() -> None:
     assert "differently in train mode" in str(after.problem)
 
 
+def test_the_models_mode_reaches_a_suffix_of_two_graphs() -> None:
+    model = nets.Own(lambda self, x: F.dropout(x, 0.5, self.training))
+    prefix, suffix = split(model, "stem", X)
+    for training in (True, False, True):
+        model.train(training)
+        assert torch.equal(suffix(prefix(X)), suffix(prefix(X))) is not training
+    suffix.eval()
+    assert torch.equal(suffix(prefix(X)), suffix(prefix(X)))
+
+
 @pytest.mark.parametrize(
     ("habit", "message"),
     [

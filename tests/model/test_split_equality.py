@@ -61,7 +61,7 @@ def test_both_modes_to_the_last_bit(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*SMALL, *LARGE])
 def test_both_modes_at_more_cuts(name: str) -> None:
-    _check(name, 8)
+    _check(name, 5)
     analysed.cache_clear()
 
 
