@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+from typing import TextIO
 
 import click
 
@@ -64,6 +65,14 @@ def main() -> None:
         sys.exit(141)
 
 
-def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line without the place in our code, which means nothing to a user; other libraries' warnings stay out."""
     if issubclass(category, UserWarning):
         click.echo(f"warning: {message}", err=True)

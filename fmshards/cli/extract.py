@@ -47,17 +47,12 @@ def command(source: str, out: str, layers: tuple[str, ...], as_json: bool, **opt
     from fmshards.extract import extract, layer_rates
 
     manifest = extract(source, out, layers=layer_rates(layers), progress=True, **options)
-    summary = {
-        "set": out,
-        "samples": manifest.samples,
-        "bytes": {name: sum(s.bytes for s in shards) for name, shards in manifest.shards.items()},
-        "error_db": {name: error["db"] for name, error in manifest.errors.items()},
-    }
+    sizes = {name: sum(s.bytes for s in shards) for name, shards in manifest.shards.items()}
+    errors = {name: error["db"] for name, error in manifest.errors.items()}
     if as_json:
-        print_json(summary)
+        print_json({"set": out, "samples": manifest.samples, "bytes": sizes, "error_db": errors})
         return
     click.echo(f"{out}: {manifest.samples} samples")
-    for name, size in summary["bytes"].items():
-        error = summary["error_db"][name]
-        quality = "exact" if error is None else f"relative squared error {error:.1f} dB"
+    for name, size in sizes.items():
+        quality = "exact" if errors[name] is None else f"relative squared error {errors[name]:.1f} dB"
         click.echo(f"  {name}: {bytes_text(size)} in {len(manifest.shards[name])} shards, {quality}")
