@@ -37,6 +37,19 @@ def kept_buffers(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def ungraded(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient; afterwards each as it was."""
+    before = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in before:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in before:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
 def kept_generators() -> Iterator[None]:
     """The global generators of torch, numpy and Python as they were."""
     cpu, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()

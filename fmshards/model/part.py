@@ -34,6 +34,7 @@ class Part(nn.Module):
         shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        _take_version(self, model)
         used = sorted({(n.op, str(n.target)) for g in graphs.values() for n in g.nodes if n.op in _FETCHES})
         # The shortest paths first: what lies within a module that is there already needs nothing more.
         for op, target in sorted(used, key=lambda pair: (pair[0] != "call_module", pair[1].count("."), pair[1])):
@@ -114,12 +115,18 @@ class Prefix(Part):
 _FETCHES = ("call_module", "get_attr")
 
 
+def _take_version(ours: nn.Module, theirs: nn.Module) -> None:
+    """The version that a module writes beside its state: its class decides by it how to read old files."""
+    object.__setattr__(ours, "_version", theirs._version)
+
+
 def _adopt(part: nn.Module, model: nn.Module, constants: dict[str, torch.Tensor], op: str, target: str) -> None:
     *path, name = target.split(".")
     owner = part
-    for atom in path:
+    for i, atom in enumerate(path):
         if atom not in owner._modules:
             owner.add_module(atom, nn.Module())
+            _take_version(owner.get_submodule(atom), model.get_submodule(".".join(path[: i + 1])))
         child = owner._modules[atom]
         assert child is not None
         owner = child

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from fmshards.model.attention import unfused
+from fmshards.model.modes import ungraded
 
 Seen = Callable[[fx.Node, Any], None]
 
@@ -77,7 +78,7 @@ def measure(
     flops: dict[fx.Node, int] = {}
     values: dict[fx.Node, Value] = {}
     before = 0
-    with FlopCounterMode(display=False) as counter, unfused():
+    with ungraded(model), FlopCounterMode(display=False) as counter, unfused():
 
         def seen(node: fx.Node, value: Any) -> None:
             nonlocal before

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.proxy import ParameterProxy
 
 from fmshards.errors import ModelError
 from fmshards.model.compare import Recorded, common_nodes, decides
 from fmshards.model.leaf import is_leaf
 from fmshards.model.modes import ambient, generator_states, kept_generators, mode
+from fmshards.model.state_proxy import StateProxy
 
 _MOST_TRACES = 500
 
@@ -93,7 +93,7 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, opaque: dict[str, str]) -> None:
-        super().__init__(param_shapes_constant=True, autowrap_functions=_library_wraps())
+        super().__init__(autowrap_functions=_library_wraps())
         self.opaque = opaque
         self.events: list[tuple[str, Any]] = []
         self.outputs: dict[fx.Node, list[str]] = {}
@@ -148,13 +148,9 @@ class _Tracer(fx.Tracer):
         if name is None:
             return attr_val
         if name not in parameter_proxy_cache:
-            made = None
-            if isinstance(attr_val, nn.Parameter):
-
-                def made(node: fx.Node) -> fx.Proxy:
-                    return ParameterProxy(self, node, name, attr_val)
-
-            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {}, proxy_factory_fn=made)
+            parameter_proxy_cache[name] = self.create_proxy(
+                "get_attr", name, (), {}, proxy_factory_fn=lambda node: StateProxy(node, self, attr_val)
+            )
         return parameter_proxy_cache[name]
 
     def _named(self, path: str, result: Any, before: int) -> Any:

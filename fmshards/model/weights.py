@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,10 @@ def load_weights(model: nn.Module, path: str) -> None:
             f"{path} does not fit {type(model).__name__}: {'; '.join(said)}. A model with another number of classes "
             "needs a factory that makes it so"
         )
-    model.load_state_dict(state, strict=False)
+    # Versions of layers are not in every file; keys and shapes fit this model's, so its own are right.
+    filled: OrderedDict[str, torch.Tensor] = OrderedDict(state)
+    filled._metadata = getattr(wanted, "_metadata", {})  # type: ignore[attr-defined]  # as torch's own state_dict has
+    model.load_state_dict(filled, strict=False)
 
 
 def _read(path: str) -> Any:

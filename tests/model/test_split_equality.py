@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ def _check(name: str, most: int) -> None:
             assert same(suffix(prefix(x)), model(x)), f"{cut.name}: eval"
         assert same(suffix(prefix(x)), model(x)), f"{cut.name}: eval, recording gradients"
         prefix.requires_grad_(False)
-        state = {key: value.clone() for key, value in model.state_dict().items()}
+        state = copy.deepcopy(model.state_dict())
         frozen = {key: value.clone() for key, value in prefix.named_buffers()}
         expected_model = reference(model, prefix, suffix)
         model.train()

@@ -92,6 +92,16 @@ def test_training_the_suffix_trains_the_model() -> None:
     assert torch.equal(other(X), model(X))
 
 
+def test_a_halfs_state_says_which_version_it_is_of() -> None:
+    from torchvision.models import mnasnet0_5
+
+    model, other = mnasnet0_5(weights=None), mnasnet0_5(weights=None)
+    _, suffix = split(model, "layers.8", torch.zeros(1, 3, 64, 64))
+    other.load_state_dict(suffix.state_dict(), strict=False)  # a wrong version would build other layers
+    assert other.layers[0].weight.shape == model.layers[0].weight.shape
+    assert torch.equal(other.classifier[1].weight, model.classifier[1].weight)
+
+
 @pytest.mark.parametrize("name", ["torchvision vit", "timm swin", "timm vit drops", "torchvision resnet18"])
 def test_copies_and_pickles(name: str) -> None:
     model, x, known = analysed(name)
