@@ -136,7 +136,7 @@ def online_epochs(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--seeds", type=int, default=1, help="runs of each way; the table gives their mean")
     parser.add_argument("--out", type=Path, help="where the shard sets go (a temporary folder)")
     parser.add_argument("--results", type=Path, default=ROOT / "tools" / "results" / "demo.md")
