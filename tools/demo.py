@@ -138,16 +138,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--seeds", type=int, default=1, help="runs of each way; the table gives their mean")
+    parser.add_argument("--paper", action="store_true", help="also the paper's way: 4 views of 25%% of the channels")
     parser.add_argument("--out", type=Path, help="where the shard sets go (a temporary folder)")
     parser.add_argument("--results", type=Path, default=ROOT / "tools" / "results" / "demo.md")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        run(args.out or Path(scratch), args.epochs, args.seeds, args.results)
+        run(args.out or Path(scratch), args.epochs, args.seeds, args.paper, args.results)
 
 
-def run(out: Path, epochs: int, seeds: int, results: Path) -> None:
+def run(out: Path, epochs: int, seeds: int, paper: bool, results: Path) -> None:
     started = time.perf_counter()
-    for way in ("stored", "mapped"):
+    sets = {
+        "stored": ("--mirror", "stored"),
+        "mapped": ("--mirror", "mapped"),
+        **({"views": ("--mirror", "none", "--views", "4", "--sensitive", "0.25")} if paper else {}),
+    }
+    for way, options in sets.items():
         command(
             *(
                 "fmshards",
@@ -160,7 +166,7 @@ def run(out: Path, epochs: int, seeds: int, results: Path) -> None:
                 WEIGHTS,
             ),
             *("--preprocess", PREPROCESS, "--layer", f"{LAYER}:{RATE}", "--recipe", "flip+crop(pad=4)"),
-            *("--mirror", way),
+            *options,
         )
         command("fmshards", "verify", f"{out}/{way}", "--model", MODEL, "--weights", WEIGHTS)
 
@@ -183,13 +189,14 @@ def run(out: Path, epochs: int, seeds: int, results: Path) -> None:
             ("shards, mirror stored", "stored", True),
             ("shards, mirror mapped", "mapped", True),
             ("shards, no augmentation", "mapped", False),
+            *([("shards, the paper's 4 views of 25%", "views", True)] if paper else []),
             ("online, frozen layers in the loop", "", True),
         ):
             model, prefix, suffix = fresh_suffix(seed)
             if folder:
                 epoch = shard_epochs(out / folder, model, augment, seed)
                 stored = sum(p.stat().st_size for p in (out / folder / LAYER).glob("*.tar")) / len(train)
-                passes = 2 if folder == "stored" else 1
+                passes = {"stored": 2, "mapped": 1, "views": 5}[folder]
                 # Half the chunks show the mirror; where it is mapped that takes a 3 x 3 convolution.
                 channels, height, width = cut.shape
                 mapping = 0.5 * 2 * channels * channels * 9 * height * width if folder == "mapped" and augment else 0
