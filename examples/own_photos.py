@@ -46,7 +46,7 @@ def main() -> None:
         model=args.model,
         weights=args.weights,
         layers={layer: rate},
-        preprocess=args.preprocess or args.model.split(":")[0],
+        preprocess=args.preprocess,
         recipe=args.recipe,
         workers=args.workers,
     )

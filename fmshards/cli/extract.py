@@ -22,7 +22,11 @@ from fmshards.cli.options import MODEL_HELP, bytes_text, json_option, print_json
     metavar="NAME:RATE",
     help="a cut and its rate: bits a value (ZFP), or fp32, fp16, bf16; may be repeated",
 )
-@click.option("--preprocess", help="timm, torchvision, or 'resize(256)+center_crop(224)+normalize(imagenet)'")
+@click.option(
+    "--preprocess",
+    help="timm, torchvision, or text such as 'resize(256)+normalize(imagenet)'; by default the model's own, for a file "
+    "the PREPROCESS in it",
+)
 @click.option("--recipe", help="augmentation, such as 'flip+crop(pad=4)'; none by default")
 @click.option("--mirror", default="stored", show_default=True, help="stored, mapped, mapped(kernel=1) or none")
 @click.option("--views", default=0, show_default=True, help="stored views of the sensitive channels")
