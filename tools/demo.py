@@ -257,7 +257,8 @@ def table(
         f"of one accuracy about {spread:.1f}. The fp32 feature is {full} bytes. Accuracy is the whole network's on "
         f"images. Torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}.\n"
     )
-    return "\n".join(["# tools/demo", "", *rows]) + "\n" + note
+    title = " ".join(["# tools/demo", *sys.argv[1:]])
+    return "\n".join([title, "", *rows]) + "\n" + note
 
 
 if __name__ == "__main__":
