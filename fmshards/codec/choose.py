@@ -90,10 +90,10 @@ def codec_from_config(config: object) -> Codec:
 def _read_order(order: object, channels: int) -> Order:
     if order is None:
         return None
-    sound = isinstance(order, list) and len(order) == channels and all(is_int(c) for c in order)
-    if not sound or sorted(order) != list(range(channels)):  # type: ignore[call-overload]  # a list: checked
+    numbers = tuple(c for c in order if is_int(c)) if isinstance(order, list) and len(order) == channels else ()
+    if sorted(numbers) != list(range(channels)):
         raise FormatError(f"codec: expected an order of {channels} channels, found {str(order)[:80]}")
-    return _no_identity(tuple(order))  # type: ignore[arg-type]  # a list: checked
+    return _no_identity(numbers)
 
 
 def _no_identity(order: Order) -> Order:
