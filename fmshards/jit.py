@@ -43,7 +43,7 @@ def inner(function: F) -> F:
         return function
     import numba
 
-    compiled: F = numba.njit(nogil=True, error_model="numpy")(function)
+    compiled: F = numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
     return compiled
 
 

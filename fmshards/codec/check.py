@@ -90,6 +90,11 @@ def output(
     return out.detach()
 
 
-def is_plain_float32(out: torch.Tensor) -> bool:
-    """Whether float32 values can be written straight into `out`, in order."""
-    return str(out.dtype) == "torch.float32" and out.device.type == "cpu" and out.is_contiguous()
+def as_array(out: torch.Tensor) -> npt.NDArray[Any] | None:
+    """The memory of a tensor on the CPU, with its strides; bfloat16, which numpy lacks, as int16. None elsewhere."""
+    import torch
+
+    if out.device.type != "cpu":
+        return None
+    array: npt.NDArray[Any] = (out.view(torch.int16) if out.dtype == torch.bfloat16 else out).numpy()
+    return array

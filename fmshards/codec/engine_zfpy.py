@@ -8,11 +8,13 @@ under 9 bits a block it is memory-unsafe: both are refused here once more.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zfpy
 
+from fmshards.codec.check import slabs
 from fmshards.codec.layout import BLOCK, Layout, gather_of
 from fmshards.errors import CodecError
 
@@ -27,8 +29,21 @@ def encode_rows(x: npt.NDArray[np.float32], layout: Layout, block_bits: int, out
     out[...] = np.frombuffer(stream, np.uint8, out.size).reshape(out.shape)
 
 
-def decode_rows(rows: npt.NDArray[np.uint8], layout: Layout, block_bits: int, out: npt.NDArray[np.float32]) -> None:
-    """Decode rows, uint8 [n, row_bytes] (any strides), into out, float32 [n, values] (contiguous). n is at least 1."""
+def writes(out: npt.NDArray[Any], dtype: str) -> bool:
+    """Whether `decode_rows` can write into this memory."""
+    return dtype == "torch.float32" and out.flags.c_contiguous
+
+
+def decode_rows(
+    rows: npt.NDArray[np.uint8], layout: Layout, block_bits: int, out: npt.NDArray[np.float32], dtype: str
+) -> None:
+    """Decode rows, uint8 [n, row_bytes] (any strides), into out, float32 [n, *shape] (contiguous)."""
+    values = layout.spec.values
+    for first, last in slabs(len(rows), values):
+        _decode_slab(rows[first:last], layout, block_bits, out[first:last].reshape(-1, values))
+
+
+def _decode_slab(rows: npt.NDArray[np.uint8], layout: Layout, block_bits: int, out: npt.NDArray[np.float32]) -> None:
     n = len(rows)
     stream = _to_stream(rows)
     if layout.plain:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from fmshards.codec import engine_zfpy as engine
-from fmshards.codec.check import check_batch, check_rows, float32_slab, is_plain_float32, output, slabs
+from fmshards.codec.check import as_array, check_batch, check_rows, float32_slab, output, slabs
+from fmshards.codec.engine import engine
 from fmshards.codec.feature import FeatureSpec
+from fmshards.codec.threads import over_rows
 from fmshards.codec.layout import Layout, Order, channel_of_block, layout_of
 from fmshards.errors import CodecError, CorruptError
 
@@ -63,10 +64,15 @@ class ZfpCodec:
         check_batch(x, self.spec)
         layout = self.layout
         rows = np.empty((len(x), self.row_bytes), np.uint8)
-        for first, last in slabs(len(x), self.spec.values):
-            flat = float32_slab(x, first, last, self.spec)
-            engine.encode_rows(flat, layout, self.block_bits, rows[first:last])
-            self._check_exponents(rows[first:last], first)
+
+        def part(first: int, last: int) -> None:
+            for a, b in slabs(last - first, self.spec.values):
+                chosen = slice(first + a, first + b)
+                flat = float32_slab(x, chosen.start, chosen.stop, self.spec)
+                engine().encode_rows(flat, layout, self.block_bits, rows[chosen])
+                self._check_exponents(rows[chosen], chosen.start)
+
+        over_rows(part, len(x), self.spec.values)
         return rows
 
     def decode(
@@ -85,13 +91,19 @@ class ZfpCodec:
 
         data = check_rows(rows, self.row_bytes)
         to = output(len(data), self.spec, rows, out, dtype)
-        layout, values, straight = self.layout, self.spec.values, is_plain_float32(to)
-        for first, last in slabs(len(data), values):
-            part = to[first:last]
-            flat = part.view(-1, values).numpy() if straight else np.empty((last - first, values), np.float32)
-            engine.decode_rows(data[first:last], layout, self.block_bits, flat)
-            if not straight:
-                part.copy_(torch.from_numpy(flat).view(part.shape))
+        how, layout, array, kind = engine(), self.layout, as_array(to), str(to.dtype)
+
+        def part(first: int, last: int) -> None:
+            if array is not None and how.writes(array, kind):
+                how.decode_rows(data[first:last], layout, self.block_bits, array[first:last], kind)
+                return
+            for a, b in slabs(last - first, self.spec.values):
+                slab = torch.empty((b - a, *self.spec.shape))
+                chosen = slice(first + a, first + b)
+                how.decode_rows(data[chosen], layout, self.block_bits, slab.numpy(), "torch.float32")
+                to[chosen].copy_(slab)
+
+        over_rows(part, len(data), self.spec.values)
         return to if out is None else out
 
     def member(self, rows: npt.NDArray[np.uint8]) -> bytes:

@@ -1,0 +1,43 @@
+"""Rows over threads: rows do not depend on each other, and kernels release the GIL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+
+_LEAST = 1 << 16  # values a thread, under which it costs more than it gives: about 0.1 ms of work
+
+_pool: tuple[int, int, ThreadPoolExecutor] | None = None
+
+
+def over_rows(work: Callable[[int, int], None], n: int, values: int) -> None:
+    """`work(first, last)` over ranges that cover n rows of `values` values each, side by side where that pays.
+
+    As many threads as torch would use here: one in a worker of a DataLoader, the cores elsewhere; this thread is one
+    of them. Raises what `work` raises, of the first rows first, once all have ended.
+    """
+    import torch
+
+    threads = min(torch.get_num_threads(), n, n * values // _LEAST)
+    if threads <= 1:
+        if n:
+            work(0, n)
+        return
+    bounds = [i * n // threads for i in range(threads + 1)]
+    pool = _threads(threads - 1)
+    others = [pool.submit(work, a, b) for a, b in zip(bounds[1:-1], bounds[2:], strict=True)]
+    try:
+        work(bounds[0], bounds[1])
+    finally:
+        wait(others)
+    for other in others:
+        other.result()
+
+
+def _threads(count: int) -> ThreadPoolExecutor:
+    """A pool of at least `count` threads, kept; a forked process has none of its parent's threads and makes its own."""
+    global _pool
+    if _pool is None or _pool[0] != os.getpid() or _pool[1] < count:
+        _pool = os.getpid(), count, ThreadPoolExecutor(count, thread_name_prefix="fmshards-codec")
+    return _pool[2]
