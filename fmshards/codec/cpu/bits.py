@@ -42,10 +42,13 @@ def _call(name: str, kinds: list[Any]) -> Build:
     return build
 
 
-def _count_trailing_zeros(builder: Any, value: Any) -> Any:
-    kinds = [_I64, ir.IntType(1)]
-    function = builder.module.declare_intrinsic("llvm.cttz.i64", fnty=ir.FunctionType(_I64, kinds))
-    return builder.call(function, [value, ir.Constant(ir.IntType(1), 0)])
+def _count_zeros(name: str) -> Build:
+    def build(builder: Any, value: Any) -> Any:
+        kinds = [_I64, ir.IntType(1)]
+        function = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(_I64, kinds))
+        return builder.call(function, [value, ir.Constant(ir.IntType(1), 0)])
+
+    return build
 
 
 def _prefix_xor(builder: Any, value: Any) -> Any:
@@ -88,7 +91,8 @@ load32 = _instruction(1, _load_part(ir.IntType(32)))
 store8 = _instruction(2, _store_byte)
 shr = _instruction(2, lambda builder, value, count: builder.lshr(value, count))
 """Shift right, zeros in from the left; by 0 to 63."""
-count_trailing_zeros = _instruction(1, _count_trailing_zeros)
+count_trailing_zeros = _instruction(1, _count_zeros("llvm.cttz.i64"))
+count_leading_zeros = _instruction(1, _count_zeros("llvm.ctlz.i64"))
 """0 to 64."""
 popcount = _instruction(1, _call("llvm.ctpop.i64", [_I64]))
 prefix_xor = _instruction(1, _prefix_xor)
