@@ -50,8 +50,8 @@ def inner(function: F) -> F:
 class Kernel:
     """A function compiled for one signature at its first call. It releases the GIL. See `kernel`."""
 
-    def __init__(self, function: Callable[..., Any], signature: str) -> None:
-        self.name = f"{function.__module__}.{function.__qualname__}"
+    def __init__(self, function: Callable[..., Any], signature: str, variant: str) -> None:
+        self.name = ".".join(filter(None, [function.__module__, function.__qualname__, variant]))
         self.seconds: float | None = None
         """How long loading or compiling took; None before the first call."""
         self.loaded = False
@@ -90,9 +90,12 @@ class Kernel:
         return compiled
 
 
-def kernel(signature: str) -> Callable[[Callable[..., Any]], Kernel]:
-    """Decorate a module-level function with its one signature in numba's words, such as "void(u1[::1], i8)"."""
-    return lambda function: Kernel(function, signature)
+def kernel(signature: str, variant: str = "") -> Callable[[Callable[..., Any]], Kernel]:
+    """Decorate a module-level function with its one signature in numba's words, such as "void(u1[::1], i8)".
+
+    variant: what else decides the code besides what `cache_folder` is named after, such as a choice of the user's.
+    """
+    return lambda function: Kernel(function, signature, variant)
 
 
 class _Disk:

@@ -26,7 +26,7 @@ def over_rows(work: Callable[[int, int], None], n: int, values: int) -> None:
         return
     bounds = [i * n // threads for i in range(threads + 1)]
     pool = _threads(threads - 1)
-    others = [pool.submit(work, a, b) for a, b in zip(bounds[1:-1], bounds[2:], strict=True)]
+    others = [pool.submit(work, bounds[i], bounds[i + 1]) for i in range(1, threads)]
     try:
         work(bounds[0], bounds[1])
     finally:

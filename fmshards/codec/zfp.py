@@ -14,8 +14,8 @@ import numpy.typing as npt
 from fmshards.codec.check import as_array, check_batch, check_rows, float32_slab, output, slabs
 from fmshards.codec.engine import engine
 from fmshards.codec.feature import FeatureSpec
-from fmshards.codec.threads import over_rows
 from fmshards.codec.layout import Layout, Order, channel_of_block, layout_of
+from fmshards.codec.threads import over_rows
 from fmshards.errors import CodecError, CorruptError
 
 if TYPE_CHECKING:

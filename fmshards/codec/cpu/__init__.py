@@ -1,7 +1,11 @@
-"""The CPU engine: ZFP blocks of 4 x 4 x 4 at memory-like speed, as numba kernels.
+"""The CPU engine: ZFP blocks of 4 x 4 x 4 as compiled kernels. `engine_numba` calls them.
 
-    bits.py      single machine instructions
-    vectors.py   a block's bit planes to values and back, as LLVM vectors
-    planes.py    the bit stream of a block to bit planes and back; one way with BMI2, one for any CPU
-    blocks.py    rows to features in place and back: which block's lines go where
+features.py   what this CPU has, and so which way the kernels are written
+bits.py       single machine instructions on integers and addresses
+emitter.py    a block's arithmetic as LLVM vectors
+vectors.py    out of these, a block's values to bit planes and back
+lines.py      lines of values to memory, of any floating-point type
+planes.py     the bit stream of a block to bit planes
+decode.py     rows to features in place
+encode.py     features to rows
 """

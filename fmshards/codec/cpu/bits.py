@@ -18,18 +18,16 @@ _PAIR = ir.VectorType(_I64, 2)
 Build = Callable[..., Any]
 
 
-def _instruction(arguments: int, build: Build, result: Any = types.int64) -> Any:
-    """An intrinsic of 1 to 3 int64 arguments; `build(builder, *arguments)` emits it."""
+def _instruction(arguments: int, build: Build) -> Callable[..., int]:
+    """An intrinsic of 1 or 2 int64 arguments; `build(builder, *arguments)` emits it."""
 
     def signature(*_: Any) -> Any:
-        return result(*[types.int64] * arguments), lambda context, builder, sig, args: build(builder, *args)
+        kind = types.int64(*[types.int64] * arguments)
+        return kind, lambda context, builder, sig, args: build(builder, *args)
 
-    shapes: dict[int, Any] = {
-        1: lambda typing, a: signature(),
-        2: lambda typing, a, b: signature(),
-        3: lambda typing, a, b, c: signature(),
-    }
-    return intrinsic(shapes[arguments])
+    shapes: dict[int, Any] = {1: lambda typing, a: signature(), 2: lambda typing, a, b: signature()}
+    emitted: Callable[..., int] = intrinsic(shapes[arguments])
+    return emitted
 
 
 def _call(name: str, kinds: list[Any]) -> Build:
@@ -101,7 +99,5 @@ extract_bits = _instruction(2, _call("llvm.x86.bmi.pext.64", [_I64, _I64]))
 """PEXT: the bits of the first argument where the second is set, side by side (x86 with BMI2)."""
 deposit_bits = _instruction(2, _call("llvm.x86.bmi.pdep.64", [_I64, _I64]))
 """PDEP: the low bits of the first argument, spread to where the second is set (x86 with BMI2)."""
-less_unsigned = _instruction(
-    2, lambda builder, a, b: builder.zext(builder.icmp_unsigned("<", a, b), _I64)
-)
+less_unsigned = _instruction(2, lambda builder, a, b: builder.zext(builder.icmp_unsigned("<", a, b), _I64))
 """1 where a < b as unsigned numbers, else 0."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from fmshards.codec.cpu.bits import load8, load64, shr, store8, store64
-from fmshards.codec.cpu.planes import PLANES, leading_zero_planes, read_planes, read_two_blocks
-from fmshards.codec.cpu.vectors import (
+from fmshards.codec.cpu.features import way
+from fmshards.codec.cpu.lines import (
     bfloat16_1,
     bfloat16_4,
     bfloat16_8,
@@ -21,12 +21,13 @@ from fmshards.codec.cpu.vectors import (
     half_1,
     half_4,
     half_8,
-    put_block,
 )
+from fmshards.codec.cpu.planes import PLANES, leading_zero_planes, read_planes
+from fmshards.codec.cpu.vectors import put_block
 from fmshards.jit import inner, kernel
 
 FLOAT32, FLOAT16, BFLOAT16 = 0, 1, 2
-# What the numbers mean that describe a layout and a destination, strides and starts in bytes; see `engine_numba._places`.
+# What the numbers mean that describe a layout and a destination, in bytes; `engine_numba` fills them in.
 (C, W, TX, TILE, BZ, BY, BX, MAP_BLOCKS, RUN_VALUES) = range(9)
 (SAMPLE, COLUMN, MAP_START, RUN_TOKEN, ROW, KIND, STRAIGHT, ROWS_FIRST) = range(9, 17)
 NUMBERS = 17
@@ -84,15 +85,9 @@ def _read_pair(block0: int, block1: int, size: int, end: int, info: int, planes:
     head0, head1 = load64(block0), load64(block1)
     first0 = leading_zero_planes(block0, bits) if head0 & 1 else PLANES
     first1 = leading_zero_planes(block1, bits) if head1 & 1 else PLANES
-    count0, count1 = 0, 0
     _clear_planes(planes)
     _clear_planes(planes + _PLANES)
-    if max(first0, first1) < PLANES:
-        count0, count1 = read_two_blocks(block0, block1, bits, first0, first1, planes, planes + _PLANES)
-    elif first0 < PLANES:
-        count0 = read_planes(block0, bits, first0, planes)
-    elif first1 < PLANES:
-        count1 = read_planes(block1, bits, first1, planes + _PLANES)
+    count0, count1 = read_planes(block0, block1, bits, first0, first1, planes, planes + _PLANES)
     store64(info, shr(head0, 1) & 255)
     store64(info + 8, first0)
     store64(info + 16, count0)
@@ -166,9 +161,7 @@ def _copy_line(kind: int, source: int, destination: int, count: int) -> None:
 
 
 @inner
-def _empty_strip(
-    g: int, channel: int, tile: int, down: int, strip: int, z: int, y: int, out: int
-) -> None:
+def _empty_strip(g: int, channel: int, tile: int, down: int, strip: int, z: int, y: int, out: int) -> None:
     """A row of blocks, 4 mosaics of 4 lines, to the feature's lines that they hold. out: the map's first value."""
     line_bytes, width, kind, step = 16 * _item(g, BX), _item(g, W), _item(g, KIND), _item(g, COLUMN)
     whole = width >= 4 and step == (4 if kind == FLOAT32 else 2)
@@ -197,7 +190,7 @@ def _empty_run(g: int, channel: int, strip: int, first: int, out: int) -> None:
         _scatter(_item(g, KIND), strip + 4 * (i - first), at, 1, 0)
 
 
-@kernel("void(i8, i8, i8, i8, i8, i8, i8, i8, i8, i8, i8, i8, i8, i8)")
+@kernel("void(i8, i8, i8, i8, i8, i8, i8, i8, i8, i8, i8, i8, i8, i8)", way()[0])
 def decode_rows(
     rows: int,
     pitch: int,

@@ -139,9 +139,17 @@ def _write_block(
         store8(out + offset, load8(stream + offset))
 
 
-@kernel("void(i8, i8, i8, i8, i8[::1], i4[::1], f4[::1], i8, i8)")
+@kernel("void(i8, i8, i8, i8, i8[::1], i4[::1], f4[::1], i8, i8)", way()[0])
 def encode_rows(
-    x: int, values: int, n: int, size: int, plain: np.ndarray, index: np.ndarray, scales: np.ndarray, out: int, scratch: int
+    x: int,
+    values: int,
+    n: int,
+    size: int,
+    plain: np.ndarray,
+    index: np.ndarray,
+    scales: np.ndarray,
+    out: int,
+    scratch: int,
 ) -> None:
     """n features of `values` float32, one after another from the address x, to rows of blocks of `size` bytes.
 

@@ -1,8 +1,8 @@
 """The bit stream of one block, to bit planes.
 
-After zfp 1.0, src/template/decode.c `decode_many_ints`: plane by plane from the highest, n bits as they are for the
-coefficients known not to be zero, then group tests: a 1 says that more of the plane's coefficients are 1, the zeros up to
-the next of these follow and the 1 itself, which is left out for the last coefficient; a 0 ends the plane. If the bits
+After zfp 1.0, src/template/decode.c `decode_many_ints`: plane by plane from the highest. First n bits as they are, for
+the coefficients known not to be zero; then group tests: a 1 says that more of the plane's coefficients are 1, the zeros
+up to the next of these follow, and its 1, which is left out for the last coefficient; a 0 ends the plane. If the bits
 run out inside a run of zeros, a 1 is set at the place reached.
 
 Reads at most 24 bytes behind a block's end; nothing read there changes what is decoded.
@@ -78,12 +78,12 @@ def _group_tests(data: int, at: int, end: int, n: int) -> tuple[int, int, int]:
 
 
 @inner
-def _read_planes_any(data: int, end: int, first: int, out: int) -> int:
-    """Bit planes of the block at `data`, `end` bits long, from plane `first` on; how many there are.
+def _rest_of_planes_any(data: int, end: int, first: int, out: int, at: int, n: int, count: int) -> int:
+    """The planes of the block at `data` from bit `at` on; how many the block has.
 
-    out: address of 32 words; the planes are put there, the highest first. Any CPU: one token after another.
+    end: the block's bits. first: the planes left out at the top. out: address of 32 words for the planes, the highest
+    first. n: the coefficients known not to be zero. count: the planes that are there. Any CPU: one token after another.
     """
-    at, n, count = _HEADER + first, 0, 0
     while count < PLANES - first and at < end:
         known = min(n, end - at)
         bits = _word(data, at)
@@ -118,8 +118,8 @@ def _resolve(v: int, n: int) -> tuple[int, int, int, int]:
 
 
 @inner
-def _rest_of_planes(data: int, end: int, first: int, out: int, at: int, n: int, count: int) -> int:
-    """The planes from bit `at` on, `count` of them being there and n coefficients known."""
+def _rest_of_planes_bmi2(data: int, end: int, first: int, out: int, at: int, n: int, count: int) -> int:
+    """As `_rest_of_planes_any`, for CPUs with BMI2 and PCLMULQDQ: a plane at a time."""
     most = PLANES - first
     while n < 64 and at < end and count < most:
         bits, new, length, last = _resolve(_window(data, at + n), n)
@@ -147,51 +147,35 @@ def _rest_of_planes(data: int, end: int, first: int, out: int, at: int, n: int, 
     return count
 
 
-@inner
-def _read_planes_bmi2(data: int, end: int, first: int, out: int) -> int:
-    return _rest_of_planes(data, end, first, out, _HEADER + first, 0, 0)
-
-
+_BMI2 = way()[0] == "bmi2"
+_rest_of_planes = _rest_of_planes_bmi2 if _BMI2 else _rest_of_planes_any
 
 
 @inner
-def _read_two_bmi2(
-    data0: int, data1: int, end: int, first0: int, first1: int, out0: int, out1: int
-) -> tuple[int, int]:
-    """Two blocks side by side: each plane waits for the one before it, but not for the other block's."""
-    at0 = _HEADER + first0
-    at1 = _HEADER + first1
-    n0 = 0
-    n1 = 0
-    count = 0
-    most = PLANES - max(first0, first1)
-    while (n0 | n1) < 64 and count < most:
-        bits0, new0, length0, last0 = _resolve(_window(data0, at0 + n0), n0)
-        bits1, new1, length1, last1 = _resolve(_window(data1, at1 + n1), n1)
-        behind0 = at0 + n0 + length0 + 1 - last0
-        behind1 = at1 + n1 + length1 + 1 - last1
-        if max(behind0, behind1) > end or max(length0, length1) >= _SURE:
-            break
-        store64(out0 + 8 * count, _word(data0, at0) & _mask(n0) | bits0)
-        store64(out1 + 8 * count, _word(data1, at1) & _mask(n1) | bits1)
-        n0 = new0
-        at0 = behind0
-        n1 = new1
-        at1 = behind1
-        count += 1
-    count0 = _rest_of_planes(data0, end, first0, out0, at0, n0, count)
-    count1 = _rest_of_planes(data1, end, first1, out1, at1, n1, count)
-    return count0, count1
+def read_planes(data0: int, data1: int, end: int, first0: int, first1: int, out0: int, out1: int) -> tuple[int, int]:
+    """Bit planes of two blocks of `end` bits, from planes `first0` and `first1` on; how many each has.
 
-
-@inner
-def _read_two_any(
-    data0: int, data1: int, end: int, first0: int, first1: int, out0: int, out1: int
-) -> tuple[int, int]:
-    return _read_planes_any(data0, end, first0, out0), _read_planes_any(data1, end, first1, out1)
-
-
-if way()[0] == "bmi2":
-    read_planes, read_two_blocks = _read_planes_bmi2, _read_two_bmi2
-else:
-    read_planes, read_two_blocks = _read_planes_any, _read_two_any
+    out0, out1: addresses of 32 words; the planes are put there, the highest first. Side by side, for each plane waits
+    for the one before it, but not for the other block's.
+    """
+    at0, at1, n0, n1, count = _HEADER + first0, _HEADER + first1, 0, 0, 0
+    if _BMI2:
+        most = PLANES - max(first0, first1)
+        while (n0 | n1) < 64 and count < most:
+            bits0, new0, length0, last0 = _resolve(_window(data0, at0 + n0), n0)
+            bits1, new1, length1, last1 = _resolve(_window(data1, at1 + n1), n1)
+            behind0 = at0 + n0 + length0 + 1 - last0
+            behind1 = at1 + n1 + length1 + 1 - last1
+            if max(behind0, behind1) > end or max(length0, length1) >= _SURE:
+                break
+            store64(out0 + 8 * count, _word(data0, at0) & _mask(n0) | bits0)
+            store64(out1 + 8 * count, _word(data1, at1) & _mask(n1) | bits1)
+            n0, at0, n1, at1 = new0, behind0, new1, behind1
+            count += 1
+    data, first, out, at, n, done = data0, first0, out0, at0, n0, 0
+    for _ in range(2):  # one call for both blocks, which is compiled once
+        found = _rest_of_planes(data, end, first, out, at, n, count)
+        if out == out0:
+            done = found
+        data, first, out, at, n = data1, first1, out1, at1, n1
+    return done, found
