@@ -48,8 +48,26 @@ def test_help_loads_no_heavy_module() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("cuts", "extract", "inspect", "verify"):
+    for command in ("cuts", "doctor", "extract", "inspect", "verify"):
         assert command in done.stdout
+
+
+def test_doctor_says_which_engine_runs_and_how_fast() -> None:
+    text = fmshards("doctor")
+    assert text.returncode == 0, text.stderr
+    assert "equal to zfpy's, bit for bit" in text.stdout
+    found = json.loads(fmshards("doctor", "--json").stdout)
+    assert found["equal"] is True
+    assert found["engine"] in text.stdout
+    assert set(found["speed"]) == {"decode", "encode", "zfpy_decode", "zfpy_encode"}
+    assert min(found["speed"].values()) > 0
+
+
+def test_doctor_refuses_an_engine_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMSHARDS_ENGINE", "turbo")
+    done = fmshards("doctor")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: FMSHARDS_ENGINE=turbo: expected bmi2, avx2, portable or zfpy"
 
 
 def test_cuts_prints_the_sensible_ones_and_json() -> None:

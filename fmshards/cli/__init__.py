@@ -18,6 +18,7 @@ from fmshards.errors import FmshardsError
 
 _COMMANDS = {
     "cuts": "list where a model can be cut, and what a feature costs there",
+    "doctor": "say which codec engine runs here, why, and how fast",
     "extract": "run the frozen layers once over a data set and write a shard set",
     "inspect": "say what a shard set holds",
     "verify": "read a whole shard set and check every byte",
