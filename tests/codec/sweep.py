@@ -90,7 +90,7 @@ def outputs(like: torch.Tensor) -> list[torch.Tensor]:
 
 
 def fuzz(most: int) -> int:
-    """Rows of any bytes at the end of readable memory, to the end of writable memory: a step beyond kills the process."""
+    """Rows of any bytes at the end of readable memory, to the end of writable: a step beyond kills the process."""
     engine()
     rng = np.random.default_rng(2)
     specs = [
