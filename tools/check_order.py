@@ -46,8 +46,8 @@ def main() -> None:
         "",
         f"{machine(options.threads)}. dB: relative squared error of `zfp` on images that did not choose the order, "
         "channels as they are / in the stored order, and the difference. The bytes are the same. `tile`: channels of a "
-        "mosaic, down x across. `logits`: relative squared error, in dB, of what the rest of the network makes of them; "
-        f"accuracies have a standard error of {0.5 / len(test) ** 0.5:.3f}.",
+        "mosaic, down x across. `logits`: relative squared error, in dB, of what the rest of the network makes of "
+        f"them; accuracies have a standard error of {0.5 / len(test) ** 0.5:.3f}.",
     ]
     with torch.no_grad():
         small = load_model(f"{ROOT}/examples/resnet20.py:resnet20", weights=f"{DATA}/resnet20.safetensors").eval()

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -65,27 +66,33 @@ def move_straight(
     blank = torch.zeros(spec.shape) if fill is None else fill.to(torch.float32)
     if blank.shape != spec.shape:
         raise InputError(f"fill: expected {list(spec.shape)}, found {list(blank.shape)}")
-    stored = np.array(sensitive if view is not None else (), np.int64)
-    if len(stored) and not 0 <= stored.min() <= stored.max() < spec.channels:
-        raise InputError(f"sensitive: channels are 0 to {spec.channels - 1}, found {stored.min()} to {stored.max()}")
+    stored, kept = _channels(spec.channels, tuple(sensitive) if view is not None else ())
     some = torch.empty(len(x), 0) if view is None else view.to(torch.float32)
-    last: int | Ints = spec.channels if spec.kind != "map" else np.setdiff1d(np.arange(spec.channels), stored)
-    kernel = _move_planes if spec.kind == "map" else _move_cells
-    arrays = [t.contiguous().flatten(1).numpy() for t in (x, some, out)]
-    plain = blank.contiguous().flatten().numpy()
+    arrays = [t.contiguous().numpy().reshape(len(x), -1) for t in (x, some, out)]
+    plain = blank.contiguous().numpy().reshape(-1)
+    kernel, last = (_move_planes, kept) if spec.kind == "map" else (_move_cells, spec.channels)
 
     def part(first: int, end: int) -> None:
-        features, stored_view, to = (a[first:end] for a in arrays)
-        kernel(features, phi[first:end], axes, plain, last, stored_view, stored, to)
+        features, views, to = (a[first:end] for a in arrays)
+        kernel(features, phi[first:end], axes, plain, last, views, stored, to)
 
-    parts = max(1, min(torch.get_num_threads(), 4 * x.numel() // _PART_BYTES, len(x)))
-    ends = [i * len(x) // parts for i in range(parts + 1)]
+    parts = max(1, min(torch.get_num_threads(), x.nbytes // _PART_BYTES, len(x)))
     if parts == 1:
         part(0, len(x))
-    else:
-        with ThreadPoolExecutor(parts) as pool:
-            list(pool.map(part, ends[:-1], ends[1:]))
+        return out
+    ends = [i * len(x) // parts for i in range(parts + 1)]
+    with ThreadPoolExecutor(parts) as pool:
+        list(pool.map(part, ends[:-1], ends[1:]))
     return out
+
+
+@lru_cache(maxsize=64)
+def _channels(count: int, sensitive: tuple[int, ...]) -> tuple[Ints, Ints]:
+    """The channels that a view holds, and the others."""
+    stored = np.array(sensitive, np.int64)
+    if len(stored) and not 0 <= stored.min() <= stored.max() < count:
+        raise InputError(f"sensitive: channels are 0 to {count - 1}, found {stored.min()} to {stored.max()}")
+    return stored, np.setdiff1d(np.arange(count), stored)
 
 
 def axes_of(cells: tuple[int, int], grid: Grid | None, base_size: tuple[int, int]) -> Doubles:
@@ -281,6 +288,26 @@ def _mix_cells(
 
 
 @jit.inner
+def _mix_eights(
+    to: Floats, source: Floats, line: Floats, fill: Floats, blank: int, tables: Tables, h: int, w: int
+) -> None:
+    """`_mix_cells` of eight channels: without the loops for any number it is a fifth faster."""
+    first, second, weights, inside = tables
+    for i in range(h):
+        above, below, wa, wb = 8 * first[i] * w, 8 * second[i] * w, weights[0, i], weights[1, i]
+        for k in range(0, 8 * w, 8):
+            mix8(line, k, source, above + k, below + k, wa, wb)
+        for j in range(w):
+            a, b, cell = 8 * first[h + j], 8 * second[h + j], 8 * (i * w + j)
+            outside = np.float32(1) - inside[i] * inside[h + j]
+            if outside > 0:
+                va, vb = weights[0, h + j], weights[1, h + j]
+                mix_fill8(to, cell, line, a, b, va, vb, fill, blank + cell, outside)
+            else:
+                mix8(to, cell, line, a, b, weights[0, h + j], weights[1, h + j])
+
+
+@jit.inner
 def _turn(to: Floats, at: int, source: Floats, rows: Ints, lanes: Ints, n: int) -> None:
     """n cells of the eight planes at source[rows[l]] as cells of eight channels at to[at]; lanes: 0, 8, ..., 56."""
     if n < 8:
@@ -340,7 +367,7 @@ def _move_planes(
             ready = True
         for g in range(groups):
             _turn(source, 0, own, rows[g], lanes, cells)
-            _mix_cells(target, source, 0, line, turned, g * 8 * cells, 8, tables, h, w)
+            _mix_eights(target, source, line, turned, g * 8 * cells, tables, h, w)
             _turn_back(to, rows[g], target, lanes, cells)
 
 

@@ -24,10 +24,13 @@ import torch.nn.functional as F
 from fmshards.augment.channels import check_view, replace
 from fmshards.augment.layout import to_map
 from fmshards.augment.move_cpu import SNAP, axes_of, fits, move_straight
+from fmshards.augment.theta import phi_of
 from fmshards.codec import FeatureSpec
 from fmshards.errors import InputError
 from fmshards.shards import Grid
 
+_EYE = np.eye(2, 3)
+_SAME = 1e-6  # how near a theta is to one that moves nothing
 _FAR = 1 << 28  # marks a place outside; two of them still fit 32 bits
 _BLOCK_BYTES = 1 << 20  # of a table on a CPU: what stays in its cache
 
@@ -58,6 +61,8 @@ def move(
             f"move: expected features [B, {', '.join(map(str, spec.shape))}] with a theta and a mirrored each, "
             f"found {list(x.shape)}, {len(theta)} and {len(mirrored)}"
         )
+    if fits(x) and _may_look(x.device) and spec.spatial is not None:
+        return _move_here(x, _phi_here(theta, mirrored), spec, grid, fill, base_size, view, sensitive)
     phi = _phi(torch.as_tensor(theta).to(x.device), torch.as_tensor(mirrored).to(x.device))
     look = _may_look(x.device)
     if (look or spec.spatial is None) and _is_identity(phi):
@@ -67,17 +72,30 @@ def move(
             f"a {spec.kind} feature {list(spec.shape)} has no places and cannot be moved: store whole views of it "
             "(views=V, sensitive=1.0), or use a recipe that only flips, with the mirror stored or mapped"
         )
-    axes = axes_of(spec.spatial, grid, base_size)
-    if look and fits(x):
-        turned = phi[:, 0, 1].bool() | phi[:, 1, 0].bool()
-        out = move_straight(x, phi.numpy(), spec, axes, fill, view, sensitive)
-        if not bool(turned.any()):
-            return out
-        some = _move_any(x[turned], phi[turned], spec, axes, fill, look)
-        out[turned] = some if view is None else replace(some, view[turned], sensitive, spec)
-        return out
-    out = _move_any(x, phi, spec, axes, fill, look)
+    out = _move_any(x, phi, spec, axes_of(spec.spatial, grid, base_size), fill, look)
     return out if view is None else replace(out, view, sensitive, spec)
+
+
+def _move_here(
+    x: torch.Tensor,
+    phi: npt.NDArray[np.float64],
+    spec: FeatureSpec,
+    grid: Grid | None,
+    fill: torch.Tensor | None,
+    base_size: tuple[int, int],
+    view: torch.Tensor | None,
+    sensitive: Sequence[int],
+) -> torch.Tensor:
+    """What move_cpu.py can do, and the samples that it cannot, those that are rotated or sheared."""
+    if (np.abs(phi - _EYE) <= _SAME).all():
+        return x if view is None else replace(x, view, sensitive, spec)
+    axes = axes_of(spec.spatial or (0, 0), grid, base_size)
+    out = move_straight(x, phi, spec, axes, fill, view, sensitive)
+    if phi[:, 0, 1].any() or phi[:, 1, 0].any():
+        turned = np.flatnonzero((phi[:, 0, 1] != 0) | (phi[:, 1, 0] != 0))
+        some = _move_any(x[turned], torch.from_numpy(phi[turned]), spec, axes, fill, True)
+        out[turned] = some if view is None else replace(some, view[turned], sensitive, spec)
+    return out
 
 
 def _move_any(
@@ -133,9 +151,17 @@ def _phi(theta: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
     return theta.double() * sign
 
 
+def _phi_here(
+    theta: torch.Tensor | npt.NDArray[np.float32], mirrored: torch.Tensor | npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """The same in numpy, where there is a CPU's time to save."""
+    arrays = (each.numpy(force=True) if isinstance(each, torch.Tensor) else each for each in (theta, mirrored))
+    return phi_of(*arrays)
+
+
 def _is_identity(phi: torch.Tensor) -> bool:
     eye = torch.eye(2, 3, dtype=phi.dtype, device=phi.device)
-    return bool(((phi - eye).abs() <= 1e-6).all())
+    return bool(((phi - eye).abs() <= _SAME).all())
 
 
 def _axis_aligned(phi: torch.Tensor) -> bool:

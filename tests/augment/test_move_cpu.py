@@ -127,6 +127,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+@pytest.mark.filterwarnings("ignore:invalid value")
 def test_positions_that_are_no_places_are_outside(bad: float) -> None:
     spec = FeatureSpec("map", (5, 8, 8))
     theta = np.tile(np.eye(2, 3, dtype=np.float32), (6, 1, 1))
