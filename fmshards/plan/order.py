@@ -5,12 +5,13 @@ alike, in the places of the layout that become one block's: for tiles these are 
 Alike is 2 <a, b> / (<a, a> + <b, b>), one less the energy of the difference over that of both: 1 where two channels are
 equal, and small where one is much the larger. It is not centred, as blocks hold the mean too. A group begins with
 the channel of most energy that is left, and takes the most alike to its last one, three times; then it is turned so
-that neighbours are most alike. Cosine, centred
-correlation, one chain through all channels and groups begun by the best pair gained less on a published ResNet-20 or
-on a random ResNet-50; what this gains is in tools/results/check_order.md.
+that neighbours are most alike. Cosine, centred correlation, one chain through all channels and groups begun by the
+best pair gained less on a published ResNet-20 or on a random ResNet-50; what this gains is in
+tools/results/check_order.md.
 
-Every comparison is of rounded numbers, ties go to the lower channel: sums that differ in their last bits, as with
-another number of threads, give the same order.
+Comparisons are of numbers rounded to four digits, and ties go to the lower channel: so sums that differ in their last
+bits, as with another number of threads, give the same order unless one lies on the edge of a rounding. The plan binds
+whichever it is.
 """
 
 from __future__ import annotations
