@@ -39,6 +39,19 @@ def shard_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_channels_are_stored_as_they_are_on_demand(shard_set: Path, tmp_path: Path) -> None:
+    done = extract(
+        *(DATA / "cifar10-test-000000.tar", tmp_path / "set", "--layer", "layer3:2", "--channel-order", "none"),
+        *("--json",),
+    )
+    assert done.returncode == 0, done.stderr
+    found = [
+        json.loads((each / "plan.json").read_text())["layers"][-1]["codec"] for each in (tmp_path / "set", shard_set)
+    ]
+    assert found[0]["order"] is None
+    assert sorted(found[1]["order"]) == list(range(64))
+
+
 def test_help_loads_no_heavy_module() -> None:
     code = (
         "import sys\nfrom fmshards.cli import cli\n"
@@ -140,6 +153,7 @@ def test_verify_refuses_other_weights(shard_set: Path, tmp_path: Path) -> None:
         (("--layer", "layer2"), "NAME:RATE"),
         (("--layer", "layer2:4", "--mirror", "sideways"), "stored"),
         (("--layer", "layer2:4", "--shard-size", "100"), "shard"),
+        (("--layer", "layer2:4", "--channel-order", "sorted"), "auto"),
     ],
 )
 def test_bad_options_are_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:

@@ -2,7 +2,8 @@
 
 - `recipe`, `mirror`: what the user asks for, as text, JSON and plain data.
 - `random`, `theta`, `draws`: counter-based draws of affine maps.
-- `s_theta` moves features, `t_theta` renders images, `custom` runs a transform of the user's on images.
+- `s_theta` moves features (`move_cpu`: float32 on a CPU in one pass, on the vectors of `lanes`), `t_theta` renders
+  images, `custom` runs a transform of the user's on images.
 - `mirror_map`, `fit`: the flipped image's feature as a linear map of the base's.
 - `channels`: a view's stored channels into a moved reference.
 """

@@ -20,17 +20,22 @@ def replace(
     changes, and where every channel is replaced in order the result is `view` itself. Raises InputError where the
     shapes do not fit.
     """
+    check_view(x, view, len(sensitive), spec)
     axis = spec.channel_axis + 1
-    wanted = list(x.shape)
-    wanted[axis] = len(sensitive)
-    if list(view.shape) != wanted:
-        raise InputError(f"a view of {len(sensitive)} channels must be {wanted}, found {list(view.shape)}")
     view = view.to(dtype=x.dtype)
     if isinstance(sensitive, torch.Tensor):
         return x.index_copy(axis, sensitive.to(x.device), view)
     if list(sensitive) == list(range(spec.channels)):
         return view
     return x.index_copy(axis, _positions(tuple(sensitive), x.device), view)
+
+
+def check_view(x: torch.Tensor, view: torch.Tensor, channels: int, spec: FeatureSpec) -> None:
+    """Raises InputError where view is not [B, *shape] of so many channels, B being that of x."""
+    wanted = list(x.shape)
+    wanted[spec.channel_axis + 1] = channels
+    if list(view.shape) != wanted:
+        raise InputError(f"a view of {channels} channels must be {wanted}, found {list(view.shape)}")
 
 
 @lru_cache(maxsize=64)

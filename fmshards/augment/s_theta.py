@@ -8,24 +8,29 @@ comes from outside the feature is `fill` at the output cell, in the proportion i
 How: samples become a table of cells, a row of C values each, with the fill's cells below; an output cell is a
 weighted sum of four rows (one `embedding_bag`). On a CPU this goes over as many samples at a time as stay in the
 cache, and where all positions are whole cells the copy is made directly. On an accelerator the batch is one table and
-no value is looked at, so nothing waits for the device and graphs can be captured.
+no value is looked at, so nothing waits for the device and graphs can be captured. float32 on a CPU that is moved
+without rotation or shear does not come this way: move_cpu.py has one pass for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from fmshards.augment.channels import check_view, replace
 from fmshards.augment.layout import to_map
+from fmshards.augment.move_cpu import SNAP, axes_of, fits, move_straight
+from fmshards.augment.theta import phi_of
 from fmshards.codec import FeatureSpec
 from fmshards.errors import InputError
 from fmshards.shards import Grid
 
-_SNAP = 1e-3
+_EYE = np.eye(2, 3)
+_SAME = 1e-6  # how near a theta is to one that moves nothing
 _FAR = 1 << 28  # marks a place outside; two of them still fit 32 bits
 _BLOCK_BYTES = 1 << 20  # of a table on a CPU: what stays in its cache
 
@@ -38,6 +43,8 @@ def move(
     grid: Grid | None,
     fill: torch.Tensor | None,
     base_size: tuple[int, int],
+    view: torch.Tensor | None = None,
+    sensitive: Sequence[int] = (),
 ) -> torch.Tensor:
     """Reference features x [B, *shape] moved by theta float[B, 2, 3] (in base coordinates): [B, *shape], x's dtype.
 
@@ -45,25 +52,65 @@ def move(
     fill [*shape]: the prefix's feature of a blank image; None is zeros. grid None: cells at their centres. Class
     tokens do not move. A vector (or tokens without a grid) has no places: any phi but the identity raises InputError.
     The result is contiguous; on a CPU it is x itself where nothing moves. Bilinear sums are in float32.
+    view, sensitive: where given, these channels are taken from view, as `replace` does, in the same pass if it can be.
     """
+    if view is not None:
+        check_view(x, view, len(sensitive), spec)
     if tuple(x.shape[1:]) != tuple(spec.shape) or len(theta) != len(x) or len(mirrored) != len(x):
         raise InputError(
             f"move: expected features [B, {', '.join(map(str, spec.shape))}] with a theta and a mirrored each, "
             f"found {list(x.shape)}, {len(theta)} and {len(mirrored)}"
         )
+    if fits(x) and _may_look(x.device) and spec.spatial is not None:
+        return _move_here(x, _phi_here(theta, mirrored), spec, grid, fill, base_size, view, sensitive)
     phi = _phi(torch.as_tensor(theta).to(x.device), torch.as_tensor(mirrored).to(x.device))
     look = _may_look(x.device)
     if (look or spec.spatial is None) and _is_identity(phi):
-        return x
+        return x if view is None else replace(x, view, sensitive, spec)
     if spec.spatial is None:
         raise InputError(
             f"a {spec.kind} feature {list(spec.shape)} has no places and cannot be moved: store whole views of it "
             "(views=V, sensitive=1.0), or use a recipe that only flips, with the mirror stored or mapped"
         )
+    out = _move_any(x, phi, spec, axes_of(spec.spatial, grid, base_size), fill, look)
+    return out if view is None else replace(out, view, sensitive, spec)
+
+
+def _move_here(
+    x: torch.Tensor,
+    phi: npt.NDArray[np.float64],
+    spec: FeatureSpec,
+    grid: Grid | None,
+    fill: torch.Tensor | None,
+    base_size: tuple[int, int],
+    view: torch.Tensor | None,
+    sensitive: Sequence[int],
+) -> torch.Tensor:
+    """What move_cpu.py can do, and the samples that it cannot, those that are rotated or sheared."""
+    if (np.abs(phi - _EYE) <= _SAME).all():
+        return x if view is None else replace(x, view, sensitive, spec)
+    axes = axes_of(spec.spatial or (0, 0), grid, base_size)
+    out = move_straight(x, phi, spec, axes, fill, view, sensitive)
+    if phi[:, 0, 1].any() or phi[:, 1, 0].any():
+        turned = np.flatnonzero((phi[:, 0, 1] != 0) | (phi[:, 1, 0] != 0))
+        some = _move_any(x[turned], torch.from_numpy(phi[turned]), spec, axes, fill, True)
+        out[turned] = some if view is None else replace(some, view[turned], sensitive, spec)
+    return out
+
+
+def _move_any(
+    x: torch.Tensor,
+    phi: torch.Tensor,
+    spec: FeatureSpec,
+    axes: npt.NDArray[np.float64],
+    fill: torch.Tensor | None,
+    look: bool,
+) -> torch.Tensor:
+    """Any affine map, any dtype, any device; look: whether values of phi may be looked at."""
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     source, target = to_map(x, spec), to_map(out, spec)
     _, c, h, w = source.shape
-    rows, columns = _sources(phi, (h, w), grid, base_size, look and _axis_aligned(phi))
+    rows, columns = _sources(phi, axes, look and _axis_aligned(phi))
     edge = torch.zeros_like(source[0]) if fill is None else to_map(fill[None].to(x), spec)[0]
     whole = look and bool((rows == rows.round()).all()) and bool((columns == columns.round()).all())
     # Samples at a time, and where in their table an output cell's sources are.
@@ -104,31 +151,31 @@ def _phi(theta: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
     return theta.double() * sign
 
 
+def _phi_here(
+    theta: torch.Tensor | npt.NDArray[np.float32], mirrored: torch.Tensor | npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """The same in numpy, where there is a CPU's time to save."""
+    arrays = (each.numpy(force=True) if isinstance(each, torch.Tensor) else each for each in (theta, mirrored))
+    return phi_of(*arrays)
+
+
 def _is_identity(phi: torch.Tensor) -> bool:
     eye = torch.eye(2, 3, dtype=phi.dtype, device=phi.device)
-    return bool(((phi - eye).abs() <= 1e-6).all())
+    return bool(((phi - eye).abs() <= _SAME).all())
 
 
 def _axis_aligned(phi: torch.Tensor) -> bool:
     return not bool(phi[:, 0, 1].any()) and not bool(phi[:, 1, 0].any())
 
 
-def _sources(
-    phi: torch.Tensor,
-    cells: tuple[int, int],
-    grid: Grid | None,
-    base_size: tuple[int, int],
-    axis_aligned: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _sources(phi: torch.Tensor, axes: npt.NDArray[np.float64], axis_aligned: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Source row and column of every output cell, snapped: float64, both broadcastable to [B, h, w].
 
     Axis-aligned: [B, h, 1] and [B, 1, w].
     """
-    (height, width), (h, w) = base_size, cells
-    stride = (height / h, width / w) if grid is None else grid.stride
-    offset = ((stride[0] - 1) / 2, (stride[1] - 1) / 2) if grid is None else grid.offset
-    py = _to_normal(_numbers(h, phi) * stride[0] + offset[0], height)[None, :, None]
-    px = _to_normal(_numbers(w, phi) * stride[1] + offset[1], width)[None, None, :]
+    (h, w), (height, width), stride, offset = axes.T.tolist()
+    py = _to_normal(_numbers(int(h), phi) * stride[0] + offset[0], height)[None, :, None]
+    px = _to_normal(_numbers(int(w), phi) * stride[1] + offset[1], width)[None, None, :]
     a = phi[:, :, :, None, None]
     qy, qx = a[:, 1, 1] * py + a[:, 1, 2], a[:, 0, 0] * px + a[:, 0, 2]
     if not axis_aligned:
@@ -142,13 +189,13 @@ def _numbers(n: int, like: torch.Tensor) -> torch.Tensor:
     return torch.arange(n, dtype=torch.float64, device=like.device)
 
 
-def _to_normal(pixel: torch.Tensor, size: int) -> torch.Tensor:
+def _to_normal(pixel: torch.Tensor, size: float) -> torch.Tensor:
     return (2 * pixel + 1) / size - 1
 
 
 def _snap(position: torch.Tensor) -> torch.Tensor:
     whole = position.round()
-    return torch.where((position - whole).abs() <= _SNAP, whole, position)
+    return torch.where((position - whole).abs() <= SNAP, whole, position)
 
 
 def _copy_cells(source: torch.Tensor, index: torch.Tensor, fill: torch.Tensor, out: torch.Tensor) -> None:

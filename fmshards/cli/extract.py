@@ -39,6 +39,14 @@ from fmshards.cli.options import MODEL_HELP, bytes_text, json_option, print_json
 @click.option("--chunk", type=int, help="samples in a chunk; by default 4 MB of the largest row, 8 to 256")
 @click.option("--shard-size", type=int, help="samples in a shard, for a folder of images (4096)")
 @click.option("--image-field", help="the field that holds the image; by default the only one that can")
+@click.option(
+    "--channel-order",
+    "order",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "none"]),
+    help="store channels like beside like, where that lowers the error of a ZFP rate",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--overwrite", is_flag=True, help="replace a shard set that differs")
 @json_option

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from typing import Any, overload
 
@@ -27,6 +28,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 CHUNK_BYTES = 4 << 20
 _CALIBRATION_SHARDS = 64  # input shards that calibration reads from at most
 _LOOK = 16  # samples looked at where there is no recipe to calibrate for
+_LOOK_FOR_ORDER = 64  # the same, where a channel order may be stored
 _SMALL = 300_000  # pixels of an image that is kept for calibration once it is decoded
 _EXACT_DB = -300.0  # stands for a mapped mirror without any error: JSON has no infinity
 
@@ -57,7 +59,9 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
         batch=request.batch,
         seed=request.seed,
         device=request.device,
+        ordered=_ordered(request, codecs),
     )
+    codecs = {name: _in_order(request, codec, name, measured[name], None) for name, codec in codecs.items()}
     layers = tuple(_layer(request, name, found[name], codecs[name], measured[name], dtypes[name]) for name in found)
     mirrored = request.recipe.flips and request.mirror.way != "none"
     stored = ("mirror",) if mirrored and request.mirror.way == "stored" else ()
@@ -95,7 +99,8 @@ def calibration_images(request: Request, size: tuple[int, int]) -> Sequence[Imag
 
     The same for the same source, whatever else changes. Without a recipe a few images do.
     """
-    wanted = request.calibration if request.recipe else min(request.calibration, _LOOK)
+    least = _LOOK if request.order == "none" else _LOOK_FOR_ORDER
+    wanted = request.calibration if request.recipe else min(request.calibration, least)
     inputs = len(request.source.inputs)
     count = min(inputs, _CALIBRATION_SHARDS, wanted)
     shards = [i * inputs // count for i in range(count)]
@@ -186,6 +191,7 @@ def _layer(request: Request, name: str, cut: Cut, codec: Codec, measured: LayerC
     view = None
     if request.views and measured.sensitive:
         view = codec_for(request.layers[name], cut.spec.select(len(measured.sensitive)))
+        view = _in_order(request, view, name, measured, measured.sensitive)
     return LayerPlan(
         name=name,
         cut=cut.name,
@@ -199,6 +205,22 @@ def _layer(request: Request, name: str, cut: Cut, codec: Codec, measured: LayerC
         nonnegative=measured.nonnegative,
         mirror_error=None if measured.mirror_error is None else max(measured.mirror_error, _EXACT_DB),
     )
+
+
+def _ordered(request: Request, codecs: Mapping[str, Codec]) -> list[str]:
+    """The layers whose channels may get an order: those of zfp."""
+    return [name for name, codec in codecs.items() if codec.name == "zfp" and request.order == "auto"]
+
+
+def _in_order(
+    request: Request, codec: Codec, name: str, measured: LayerCalibration, channels: Sequence[int] | None
+) -> Codec:
+    """The codec with the channel order that pays at its rate; itself where none does, or none is wanted."""
+    if measured.channels is None:
+        return codec
+    rate = request.layers[name]
+    order = measured.channels.order(partial(codec_for, rate), channels)
+    return codec_for(rate, codec.spec, order)
 
 
 def _arrays(measured: Mapping[str, LayerCalibration]) -> Arrays:

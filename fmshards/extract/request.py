@@ -22,6 +22,8 @@ from fmshards.plan import Sensitive, parse_sensitive
 from fmshards.shards import check_name
 
 Rate = str | float
+ORDERS = ("auto", "none")
+"""Whether channels are stored in an order chosen on the calibration sample, where that pays."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Request:
     precision: str
     workers: int
     chunk: int | None
+    order: str
     seed: int
     _analysed: dict[tuple[int, ...], Analysis] = field(default_factory=dict, compare=False, repr=False)
 
@@ -87,6 +90,7 @@ class Request:
             "batch": self.batch,
             "calibration": self.calibration,
             "chunk": self.chunk,
+            "order": self.order,
         }
 
 
@@ -123,6 +127,7 @@ def make_request(
     chunk: int | None,
     shard_size: int | None,
     image_field: str | None,
+    order: str,
     seed: int,
 ) -> Request:
     """Check and parse. Raises InputError or ModelError, naming the option."""
@@ -141,6 +146,8 @@ def make_request(
             raise InputError(f"{what} is {value!r}; expected a whole number, {least} or more")
     if precision not in PRECISIONS:
         raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if order not in ORDERS:
+        raise InputError(f"order is {order!r}; expected one of {', '.join(ORDERS)}")
     found_recipe = parse_recipe(recipe)
     found_mirror = parse_mirror(mirror) if found_recipe.flips else Mirror("none")
     chosen = _check_views(found_recipe, views, sensitive)
@@ -170,6 +177,7 @@ def make_request(
         precision=precision,
         workers=workers,
         chunk=chunk,
+        order=order,
         seed=seed,
     )
 

@@ -3,6 +3,7 @@
 calibrate.py   everything below for several layers, in a pass or two over the calibration images
 similarity.py  for each channel: is moving the feature like the feature of the moved image?
 sensitive.py   which channels a view stores: a fraction, a threshold or a list
+order.py       in which order zfp stores the channels
 grid.py        where a feature's cells lie in the base image
 """
 

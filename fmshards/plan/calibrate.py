@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from fmshards.codec import FeatureSpec
 from fmshards.errors import InputError
 from fmshards.model import Preprocess
 from fmshards.plan.grid import Prefix, measure_grid
+from fmshards.plan.order import ChannelSample
 from fmshards.plan.sensitive import Sensitive
 from fmshards.plan.similarity import Comparison
 from fmshards.shards import Grid, Similarity
@@ -44,6 +45,7 @@ class LayerCalibration:
         image, on the CPU; None with it.
     mirror_map, mirror_error: only where the mirror is mapped; the error in dB, on the part left out of the fit.
     nonnegative: no value below zero was seen: the cut follows a ReLU.
+    channels: what a channel order is chosen by; None where it was not asked for.
     """
 
     similarity: Similarity | None
@@ -53,6 +55,7 @@ class LayerCalibration:
     mirror_map: MirrorMap | None
     mirror_error: float | None
     nonnegative: bool
+    channels: ChannelSample | None
 
 
 @torch.no_grad()
@@ -69,11 +72,12 @@ def calibrate(
     batch: int = 64,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    ordered: Collection[str] = (),
 ) -> dict[str, LayerCalibration]:
     """Measure each layer of `specs` on `images`, the calibration sample.
 
     prefix: images float32 [B, 3, H, W] on `device` -> {layer: features [B, *shape]}, all layers in one pass.
-    sensitive: needed where views > 0.
+    sensitive: needed where views > 0. ordered: the layers of which a channel order may be wanted.
 
     Each image is moved once by a theta drawn as a view's is, from base and mirror in turn; the reference is what
     training will have (the flipped image's feature where the mirror is stored, the mapped one where it is mapped), so
@@ -96,11 +100,14 @@ def calibrate(
         maps = _fit_mirrors(run, mirror, specs)
     comparisons = {name: Comparison.empty(spec) for name, spec in specs.items()}
     lowest = dict.fromkeys(specs, float("inf"))
+    channels = {name: ChannelSample(specs[name], len(images)) for name in ordered}
     for chosen in run.batches():
         x = run.base(chosen)
         base = _float(prefix(x))
         for name in specs:
             lowest[name] = min(lowest[name], float(base[name].min()))
+            if name in channels:
+                channels[name].add(base[name], chosen)
         if not recipe or recipe.custom_text is not None:
             continue
         size = (int(x.shape[2]), int(x.shape[3]))
@@ -121,6 +128,7 @@ def calibrate(
             mirror_map=maps[name][0] if name in maps else None,
             mirror_error=maps[name][1] if name in maps else None,
             nonnegative=lowest[name] >= 0,
+            channels=channels.get(name),
         )
         for name in specs
     }

@@ -75,11 +75,7 @@ class FeatureDecoder(nn.Module):
                     "decode=False"
                 )
             return view.to(self.dtype)
-        x = layer.codec.decode(rows)
-        x = self._moved(layer, x, batch)
-        if view is not None:
-            x = replace(x, view, layer.plan.sensitive, layer.codec.spec)
-        return x.to(self.dtype)
+        return self._augmented(layer, layer.codec.decode(rows), view, batch).to(self.dtype)
 
     @torch.no_grad()
     def decode_view(self, name: str, rows: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
@@ -92,15 +88,18 @@ class FeatureDecoder(nn.Module):
     def _layer(self, name: str) -> _Layer:
         return next(layer for layer in self._layers if layer.plan.name == name)
 
-    def _moved(self, layer: _Layer, x: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
-        theta, mirrored = batch["theta"], batch["mirrored"]
+    def _augmented(
+        self, layer: _Layer, x: torch.Tensor, view: torch.Tensor | None, batch: dict[str, Any]
+    ) -> torch.Tensor:
+        """The decoded references mapped and moved, the view's channels put in."""
+        theta, mirrored, spec, sensitive = batch["theta"], batch["mirrored"], layer.codec.spec, layer.plan.sensitive
         if theta.device.type == "cpu" and _is_identity(theta, mirrored):
-            return x
+            return x if view is None else replace(x, view, sensitive, spec)
         theta, mirrored = theta.to(x.device), mirrored.to(x.device)
         fill, mirror = self._on(layer, x.device)
         if mirror is not None:
             x = _mapped(mirror, x, mirrored)
-        return move(x, theta, mirrored, layer.codec.spec, layer.plan.grid, fill, self._base_size)
+        return move(x, theta, mirrored, spec, layer.plan.grid, fill, self._base_size, view, sensitive)
 
     def _on(self, layer: _Layer, device: torch.device) -> tuple[torch.Tensor | None, MirrorMap | None]:
         # Kept beside the module, not as its buffers: they are the set's, not the model's.
