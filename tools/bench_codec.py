@@ -18,16 +18,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import zfpy
-from measure import DATA, ROOT, Row, compared, in_turns, machine, ratio, speed, write_table
+from measure import DATA, ROOT, Row, compared, in_turns, machine, speed, write_table
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet18, resnet50
@@ -134,7 +133,7 @@ def decode(reps: int) -> Iterator[Row]:
             codec, other = codec_of(x, rate), Zfpy(x, rate)
             rows, out = codec.encode(x), torch.empty_like(x)
             ours, zfp = in_turns(
-                reps, speed(lambda: codec.decode(rows, out), megabytes(x)), speed(other.decode, megabytes(x))
+                reps, speed(partial(codec.decode, rows, out), megabytes(x)), speed(other.decode, megabytes(x))
             )
             assert other.out.tobytes() == out.numpy().tobytes()
             yield compared(f"ZFP decode, {name}, {rate} bits, float32", "MB/s", ours, zfp, "zfpy")
@@ -154,7 +153,7 @@ def layouts(reps: int) -> Iterator[Row]:
         codec, other = codec_of(x, 4), Zfpy(x, 4)
         rows = codec.encode(x)
         outs = [torch.empty_like(x, dtype=d, memory_format=f) for _, d, f in wanted]
-        sides = [speed(lambda out=out: codec.decode(rows, out), megabytes(x)) for out in outs]  # type: ignore[misc]
+        sides = [speed(partial(codec.decode, rows, out), megabytes(x)) for out in outs]
         *found, zfp = in_turns(reps, *sides, speed(other.decode, megabytes(x)))
         for (what, _, _), ours in zip(wanted, found, strict=True):
             tiles = " in tiles" if tiled else ""
@@ -165,7 +164,7 @@ def encode(reps: int) -> Iterator[Row]:
     for name, x in features().items():
         codec, other = codec_of(x, 4), Zfpy(x, 4)
         ours, zfp = in_turns(
-            max(3, reps // 2), speed(lambda: codec.encode(x), megabytes(x)), speed(other.encode, megabytes(x))
+            max(3, reps // 2), speed(partial(codec.encode, x), megabytes(x)), speed(other.encode, megabytes(x))
         )
         yield compared(f"ZFP encode, {name}, 4 bits", "MB/s", ours, zfp, "zfpy, plain array")
 
@@ -178,8 +177,8 @@ def integers(reps: int) -> Iterator[Row]:
             rows, out, source = codec.encode(x), torch.empty_like(x), x.clone()
             ours, copy = in_turns(
                 reps,
-                speed(lambda: codec.decode(rows, out), megabytes(x)),
-                speed(lambda: out.copy_(source), megabytes(x)),
+                speed(partial(codec.decode, rows, out), megabytes(x)),
+                speed(partial(out.copy_, source), megabytes(x)),
             )
             yield compared(f"{rate} decode, {name}, float32", "MB/s", ours, copy, "a copy of the output")
 
@@ -194,11 +193,15 @@ def gather(reps: int) -> Iterator[Row]:
         out = torch.empty_like(x)
         many, one = in_turns(
             reps,
-            speed(lambda: codec.decode(rows[picked], out), megabytes(x)),
-            speed(lambda: codec.decode(rows[: len(x)], out), megabytes(x)),
+            speed(partial(decode_some, codec, rows, picked, out), megabytes(x)),
+            speed(partial(codec.decode, rows[: len(x)], out), megabytes(x)),
         )
         what = f"a batch gathered from 64 chunks, gathering and decoding, 32 x 16 x 16, {rate}"
         yield compared(what, "MB/s", many, one, "as many rows of one chunk, decoding")
+
+
+def decode_some(codec: Codec, rows: np.ndarray, picked: np.ndarray, out: torch.Tensor) -> None:
+    codec.decode(rows[picked], out)
 
 
 def threads(reps: int) -> Iterator[Row]:
@@ -207,18 +210,17 @@ def threads(reps: int) -> Iterator[Row]:
         codec = codec_of(x, rate)
         rows, out = codec.encode(x), torch.empty_like(x)
 
-        def on(count: int) -> Callable[[], float]:
-            def run() -> float:
-                torch.set_num_threads(count)
-                try:
-                    return speed(lambda: codec.decode(rows, out), megabytes(x))()
-                finally:
-                    torch.set_num_threads(1)
-
-            return run
-
-        two, one = in_turns(reps, on(2), on(1))
+        work = speed(partial(codec.decode, rows, out), megabytes(x))
+        two, one = in_turns(reps, partial(on_threads, 2, work), partial(on_threads, 1, work))
         yield compared(f"two threads, decode, {rate}, {len(x)} rows of 32 x 16 x 16", "MB/s", two, one, "one thread")
+
+
+def on_threads(count: int, work: Callable[[], float]) -> float:
+    torch.set_num_threads(count)
+    try:
+        return work()
+    finally:
+        torch.set_num_threads(1)
 
 
 def first_call(reps: int) -> Iterator[Row]:
@@ -286,13 +288,11 @@ def epoch(reps: int) -> Iterator[Row]:
         tensorcache = tcache_of(x, f"{scratch}/tcache")
         if tensorcache is not None:
             sides["tcache"] = tensorcache
-        rates = in_turns(reps, *(speed(lambda batches=b: consume(batches), len(x)) for b in sides.values()))  # type: ignore[misc]
+        rates = in_turns(reps, *(speed(partial(consume, side), len(x)) for side in sides.values()))
         by = dict(zip(sides, rates, strict=True))
         for rate in sets:
             size = codec_for(rate, FeatureSpec("map", tuple(x.shape[1:]))).row_bytes
-            what = f"an epoch of layer2 at {rate} bits, {size:,} bytes a sample" if rate == "4" else (
-                f"an epoch of layer2, {rate}, {size:,} bytes a sample"
-            )
+            what = f"an epoch of layer2, {'4 bits' if rate == '4' else rate}, {size:,} bytes a sample"
             note = f"DataLoader over an fp16 memmap, {2 * x[0].numel():,} bytes a sample"
             yield compared(what, "samples/s", by[rate], by["memmap"], note)
             if "tcache" in by:
@@ -351,9 +351,9 @@ class Photos(Dataset[torch.Tensor]):
 def photos(reps: int) -> Iterator[Row]:
     """Features of 224-pixel photos, decoded and augmented, beside the photos themselves, decoded and augmented."""
     jpegs = DataLoader(Photos(200), batch_size=BATCH, shuffle=True)
-    cases = [("ResNet-18 layer3, 256 x 14 x 14", resnet18, "layer3"), ("ResNet-50 layer3, 1024 x 14 x 14", resnet50, "layer3")]
+    cases = [("ResNet-18 layer3, 256 x 14 x 14", resnet18), ("ResNet-50 layer3, 1024 x 14 x 14", resnet50)]
     with tempfile.TemporaryDirectory() as scratch:
-        for name, factory, layer in cases:
+        for name, factory in cases:
             torch.manual_seed(0)
             url = f"{scratch}/{name.split()[0]}"
             torch.set_num_threads(os.cpu_count() or 1)
@@ -361,7 +361,7 @@ def photos(reps: int) -> Iterator[Row]:
                 TRAIN[:2],
                 url,
                 model=factory().eval(),
-                layers={layer: 4},
+                layers={"layer3": 4},
                 preprocess="resize(224, 224)+normalize(imagenet)",
                 recipe="flip+crop(pad=16)",
                 mirror="mapped(kernel=1)",
@@ -370,7 +370,7 @@ def photos(reps: int) -> Iterator[Row]:
             torch.set_num_threads(1)
             shards = fmshards.loader(url, batch_size=BATCH, num_workers=0)
             ours, other = in_turns(
-                max(3, reps // 2), speed(lambda: consume(shards), 1000), speed(lambda: consume(jpegs), 200)
+                max(3, reps // 2), speed(partial(consume, shards), 1000), speed(partial(consume, jpegs), 200)
             )
             what = f"samples/s a core, {name}, 4 bits, decoded and augmented"
             yield compared(what, "samples/s", ours, other, "JPEGs of 224, decoded and augmented")
