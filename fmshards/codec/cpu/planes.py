@@ -161,15 +161,15 @@ def read_planes(data0: int, data1: int, end: int, first0: int, first1: int, out0
     at0, at1, n0, n1, count = _HEADER + first0, _HEADER + first1, 0, 0, 0
     if _BMI2:
         most = PLANES - max(first0, first1)
-        while (n0 | n1) < 64 and count < most:
+        while max(n0, n1) < _SURE and count < most:
             bits0, new0, length0, last0 = _resolve(_window(data0, at0 + n0), n0)
             bits1, new1, length1, last1 = _resolve(_window(data1, at1 + n1), n1)
             behind0 = at0 + n0 + length0 + 1 - last0
             behind1 = at1 + n1 + length1 + 1 - last1
             if max(behind0, behind1) > end or max(length0, length1) >= _SURE:
                 break
-            store64(out0 + 8 * count, _word(data0, at0) & _mask(n0) | bits0)
-            store64(out1 + 8 * count, _word(data1, at1) & _mask(n1) | bits1)
+            store64(out0 + 8 * count, _window(data0, at0) & _mask(n0) | bits0)
+            store64(out1 + 8 * count, _window(data1, at1) & _mask(n1) | bits1)
             n0, at0, n1, at1 = new0, behind0, new1, behind1
             count += 1
     data, first, out, at, n, done = data0, first0, out0, at0, n0, 0
