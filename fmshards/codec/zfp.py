@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from fmshards.codec import engine_triton
 from fmshards.codec import engine_zfpy as engine
 from fmshards.codec.check import check_batch, check_rows, float32_slab, is_plain_float32, output, slabs
 from fmshards.codec.feature import FeatureSpec
@@ -83,6 +84,9 @@ class ZfpCodec:
         """
         import torch
 
+        done = engine_triton.try_zfp(rows, self.layout, self.block_bits, out, dtype)
+        if done is not None:
+            return done
         data = check_rows(rows, self.row_bytes)
         to = output(len(data), self.spec, rows, out, dtype)
         layout, values, straight = self.layout, self.spec.values, is_plain_float32(to)
