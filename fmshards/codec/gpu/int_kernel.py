@@ -67,22 +67,22 @@ def int_decode(
         data = row
     run_bytes = tl.cdiv(places * BITS, 8)
     bit = place * BITS
-    here = data + (run.to(tl.int64) * run_bytes)[:, None] + (bit >> 3)[None, :]
+    here = (run * run_bytes)[:, None] + (bit >> 3)[None, :]
     inside = good_run[:, None] & good_place[None, :]
-    word = tl.load(here, mask=inside, other=0).to(tl.int32)
+    word = tl.load(data + here, mask=inside, other=0).to(tl.int32)
     if 8 % BITS != 0:
         # The value may go on in the next byte; where the run ends, it does not.
         goes_on = (bit & 7) + BITS > 8
-        word |= tl.load(here + 1, mask=inside & goes_on[None, :], other=0).to(tl.int32) << 8
+        word |= tl.load(data + here + 1, mask=inside & goes_on[None, :], other=0).to(tl.int32) << 8
     number = (word >> (bit & 7)[None, :]) & ((1 << BITS) - 1)
     value = rounded(number.to(tl.float32) * step + zero, DTYPE)
     start = out + sample * out_sample
     if RUN_FIRST:
-        target = start + (place.to(tl.int64) * out_place)[:, None] + (run.to(tl.int64) * out_run)[None, :]
-        tl.store(target, tl.trans(value), mask=good_place[:, None] & good_run[None, :])
+        target = (place * out_place)[:, None] + (run * out_run)[None, :]
+        tl.store(start + target, tl.trans(value), mask=good_place[:, None] & good_run[None, :])
     else:
-        target = start + (run.to(tl.int64) * out_run)[:, None] + (place.to(tl.int64) * out_place)[None, :]
-        tl.store(target, value, mask=inside)
+        target = (run * out_run)[:, None] + (place * out_place)[None, :]
+        tl.store(start + target, value, mask=inside)
 
 
 def decode(
