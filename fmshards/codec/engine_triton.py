@@ -79,7 +79,7 @@ def decode_zfp(rows: torch.Tensor, layout: Layout, block_bits: int, out: torch.T
     from fmshards.codec.gpu import zfp_kernel
 
     step = _LARGEST // layout.blocks
-    with _current(rows.device):
+    with current(rows.device):
         for first in range(0, len(rows), step):
             zfp_kernel.decode(rows[first : first + step], layout, block_bits, out[first : first + step])
 
@@ -95,7 +95,7 @@ def decode_int(
     """Decode rows, uint8 [B, row_bytes], into out [B, *shape] on the same device. See `gpu.int_kernel.decode`."""
     from fmshards.codec.gpu import int_kernel
 
-    with _current(rows.device):
+    with current(rows.device):
         int_kernel.decode(rows, spec, bits, scale, offset, out)
 
 
@@ -134,7 +134,7 @@ def _writes(to: torch.Tensor, spec: FeatureSpec) -> bool:
     return to.dtype in TYPES and steps_of(to, spec) is not None and span <= _LARGEST
 
 
-def _current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Triton launches on the current device."""
     import torch
 

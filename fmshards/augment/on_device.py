@@ -1,0 +1,163 @@
+"""Moving features and putting stored channels in on a CUDA device: the way to `move_kernel`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+
+from fmshards.codec import FeatureSpec, engine_triton
+from fmshards.codec.gpu.steps import steps_of
+from fmshards.errors import InputError
+from fmshards.shards import Grid
+
+_TILE = 1024
+_STEPS = 4
+
+
+def moves_on(device: torch.device) -> bool:
+    """Whether `move_and_replace` works there; elsewhere `move` and `replace` do the same in two steps."""
+    return engine_triton.available(device)
+
+
+def move_and_replace(
+    x: torch.Tensor,
+    theta: torch.Tensor,
+    mirrored: torch.Tensor,
+    spec: FeatureSpec,
+    grid: Grid | None,
+    fill: torch.Tensor | None,
+    base_size: tuple[int, int],
+    view: torch.Tensor | None,
+    sensitive: Sequence[int],
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """`replace(move(x, ...), view, sensitive, spec)`, all on one device: [B, *shape], float32, float16 or bfloat16.
+
+    Whole moves and replaced channels are bit for bit those of `move`, bilinear sums within rounding. No value is
+    looked at: where a feature has no places and a theta is no identity, `move` raises, this stops the device with an
+    assertion. Raises InputError where the shapes do not fit. The result is contiguous.
+    """
+    if tuple(x.shape[1:]) != tuple(spec.shape) or len(theta) != len(x) or len(mirrored) != len(x):
+        raise InputError(
+            f"move: expected features [B, {', '.join(map(str, spec.shape))}] with a theta and a mirrored each, "
+            f"found {list(x.shape)}, {len(theta)} and {len(mirrored)}"
+        )
+    if view is not None and tuple(view.shape) != (len(x), *spec.select(len(sensitive)).shape):
+        raise InputError(f"a view of {len(sensitive)} channels does not fit {list(x.shape)}, found {list(view.shape)}")
+    if spec.spatial is None:
+        _assert_identity(theta, mirrored)
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    cells = spec.spatial or (1, 1)
+    stride = (base_size[0] / cells[0], base_size[1] / cells[1]) if grid is None else grid.stride
+    offset = ((stride[0] - 1) / 2, (stride[1] - 1) / 2) if grid is None else grid.offset
+    numbers = [float(v) for v in (*base_size, *stride, *offset)]
+    channels = [] if view is None else list(sensitive)
+    grid_of = [] if spec.grid is None else list(spec.grid)
+    launch = torch.ops.fmshards.move_and_replace if torch.compiler.is_compiling() else _launch
+    launch(x, theta, mirrored, fill, view, out, numbers, channels, spec.kind, grid_of, spec.class_tokens)
+    return out
+
+
+def _launch(
+    x: torch.Tensor,
+    theta: torch.Tensor,
+    mirrored: torch.Tensor,
+    fill: torch.Tensor | None,
+    view: torch.Tensor | None,
+    out: torch.Tensor,
+    numbers: Sequence[float],
+    channels: Sequence[int],
+    kind: str,
+    grid: Sequence[int],
+    class_tokens: int,
+) -> None:
+    import triton
+
+    from fmshards.augment.move_kernel import move_put
+    from fmshards.codec.gpu.rounding import TYPES
+
+    spec = FeatureSpec(kind, tuple(x.shape[1:]), (grid[0], grid[1]) if grid else None, class_tokens)
+    h, w = spec.spatial or (0, 1)
+    places = spec.values // spec.channels
+    kept = places - h * w
+    x, x_steps = _with_steps(x, spec)
+    one, fill_steps = _with_steps(None if fill is None else fill[None], spec)
+    view, view_steps = _with_steps(view, spec.select(len(channels)) if channels else spec)
+    out_steps = steps_of(out, spec)
+    assert x is not None and out_steps is not None
+    wide = max(16, min(256, triton.next_power_of_2(places)))
+    tall = max(1, min(_TILE // wide, triton.next_power_of_2(spec.channels)))
+    programs = len(x) * triton.cdiv(places, wide) * triton.cdiv(spec.channels, tall * _STEPS)
+    if not programs:
+        return
+    with engine_triton.current(x.device):
+        move_put[(programs,)](
+            x,
+            theta.to(torch.float64).contiguous(),
+            mirrored.to(torch.uint8),
+            one,
+            view,
+            None if view is None else _slots(tuple(channels), spec.channels, x.device),
+            _placed(tuple(numbers), x.device),
+            out,
+            x.stride(0),
+            *x_steps,
+            *fill_steps,
+            0 if view is None else view.stride(0),
+            *view_steps,
+            out.stride(0),
+            *out_steps,
+            spec.channels,
+            places,
+            h,
+            w,
+            kept,
+            DTYPE=TYPES[out.dtype],
+            PLACE_LAST=out_steps[0] != 1,
+            CHANNELS=tall,
+            PLACES=wide,
+            STEPS=_STEPS,
+            num_warps=4,
+            enable_fp_fusion=False,
+        )
+
+
+_operator = torch.library.custom_op("fmshards::move_and_replace", _launch, mutates_args=("out",))
+"""The same for `torch.compile`, which takes an operator as it is."""
+
+
+@_operator.register_fake
+def _(*_: object) -> None:
+    """Nothing but the values of `out` changes."""
+
+
+def _with_steps(x: torch.Tensor | None, spec: FeatureSpec) -> tuple[torch.Tensor | None, tuple[int, int]]:
+    """x as float-point memory with one step a channel and one a place, and these."""
+    if x is None:
+        return None, (0, 0)
+    steps = steps_of(x, spec)
+    if steps is None:
+        x = x.contiguous()
+        steps = steps_of(x, spec)
+    assert steps is not None
+    return x, steps
+
+
+def _assert_identity(theta: torch.Tensor, mirrored: torch.Tensor) -> None:
+    still = (theta - torch.eye(2, 3, device=theta.device)).abs().amax() <= 1e-6
+    torch._assert_async(still & ~mirrored.any(), "a feature without places cannot be moved: see fmshards.augment.move")
+
+
+@lru_cache(maxsize=64)
+def _slots(channels: tuple[int, ...], count: int, device: torch.device) -> torch.Tensor:
+    # Kept, as bringing them to a device for every batch would make the host wait.
+    slots = torch.full((count,), -1, dtype=torch.int32)
+    slots[list(channels)] = torch.arange(len(channels), dtype=torch.int32)
+    return slots.to(device)
+
+
+@lru_cache(maxsize=64)
+def _placed(numbers: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float64).to(device)
