@@ -13,6 +13,7 @@ from fmshards.errors import InputError
 from fmshards.shards import Grid
 
 _TILE = 1024
+_WIDE = 256
 _STEPS = 4
 
 
@@ -87,9 +88,13 @@ def _launch(
     view, view_steps = _with_steps(view, spec.select(len(channels)) if channels else spec)
     out_steps = steps_of(out, spec)
     assert x is not None and out_steps is not None
-    wide = max(16, min(256, triton.next_power_of_2(places)))
-    tall = max(1, min(_TILE // wide, triton.next_power_of_2(spec.channels)))
-    programs = len(x) * triton.cdiv(places, wide) * triton.cdiv(spec.channels, tall * _STEPS)
+    place_last = out_steps[0] != 1
+    # A tile is wide where memory runs, and high enough that each position serves several channels.
+    sides = [triton.next_power_of_2(n) for n in ((places, spec.channels) if place_last else (spec.channels, places))]
+    wide = min(_WIDE, sides[0])
+    high = min(_TILE // wide, sides[1])
+    across, down = (wide, high) if place_last else (high, wide)
+    programs = len(x) * triton.cdiv(places, across) * triton.cdiv(spec.channels, down * _STEPS)
     if not programs:
         return
     with engine_triton.current(x.device):
@@ -115,9 +120,9 @@ def _launch(
             w,
             kept,
             DTYPE=TYPES[out.dtype],
-            PLACE_LAST=out_steps[0] != 1,
-            CHANNELS=tall,
-            PLACES=wide,
+            PLACE_LAST=place_last,
+            CHANNELS=down,
+            PLACES=across,
             STEPS=_STEPS,
             num_warps=4,
             enable_fp_fusion=False,
