@@ -1,5 +1,5 @@
 """S_theta, the stored channels and the output's dtype in one kernel for CUDA devices: the rules of `s_theta` and
-`channels`, one pass over the batch.
+`channels`, in one pass over the batch.
 
 A second kernel after the decoder's and not the same one: an output cell needs cells that other lanes decode, and on the
 way a fitted mirror map, where there is one, is a convolution of torch's. What lies between is read from the cache where
@@ -33,7 +33,7 @@ def move_put(
     fill,
     view,
     slots,
-    numbers,
+    axes,
     out,
     x_sample,
     x_channel,
@@ -59,7 +59,7 @@ def move_put(
 ):
     """out [B, channels, places] from x: the first `kept` places as they are, the h * w others moved.
 
-    numbers: float64 [6]: height and width of the base, stride and offset of the grid, y before x. slots: int32
+    axes: float64 [2, 4], as `move_cpu.axes_of` gives them. slots: int32
     [channels], the view's channel that replaces each, -1 for none. fill and view may be None.
     """
     across, down = tl.cdiv(places, PLACES), tl.cdiv(channels, CHANNELS * STEPS)
@@ -70,9 +70,8 @@ def move_put(
 
     # Where the source is: s_theta._sources, operation by operation.
     cell = tl.maximum(place - kept, 0)
-    height, width = tl.load(numbers), tl.load(numbers + 1)
-    stride_y, stride_x = tl.load(numbers + 2), tl.load(numbers + 3)
-    offset_y, offset_x = tl.load(numbers + 4), tl.load(numbers + 5)
+    height, stride_y, offset_y = tl.load(axes + 1), tl.load(axes + 2), tl.load(axes + 3)
+    width, stride_x, offset_x = tl.load(axes + 5), tl.load(axes + 6), tl.load(axes + 7)
     py = (2 * ((cell // w).to(tl.float64) * stride_y + offset_y) + 1) / height - 1
     px = (2 * ((cell % w).to(tl.float64) * stride_x + offset_x) + 1) / width - 1
     a = theta + sample * 6
@@ -134,8 +133,7 @@ def _tile(x, PLACE_LAST: tl.constexpr, CHANNELS: tl.constexpr):
     """A vector over channels, or over places, along its axis of a tile [channels, places], or the other way round."""
     if PLACE_LAST == CHANNELS:
         return x[:, None]
-    else:
-        return x[None, :]
+    return x[None, :]
 
 
 @triton.jit

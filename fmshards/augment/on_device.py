@@ -7,6 +7,8 @@ from functools import lru_cache
 
 import torch
 
+from fmshards.augment.channels import check_view
+from fmshards.augment.move_cpu import axes_of
 from fmshards.codec import FeatureSpec, engine_triton
 from fmshards.codec.gpu.steps import steps_of
 from fmshards.errors import InputError
@@ -18,7 +20,7 @@ _STEPS = 4
 
 
 def moves_on(device: torch.device) -> bool:
-    """Whether `move_and_replace` works there; elsewhere `move` and `replace` do the same in two steps."""
+    """Whether `move_and_replace` works there; elsewhere `move` does the same."""
     return engine_triton.available(device)
 
 
@@ -33,31 +35,31 @@ def move_and_replace(
     view: torch.Tensor | None,
     sensitive: Sequence[int],
     dtype: torch.dtype,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> torch.Tensor:
-    """`replace(move(x, ...), view, sensitive, spec)`, all on one device: [B, *shape], float32, float16 or bfloat16.
+    """What `move` returns, on one device, as float32, float16 or bfloat16 [B, *shape] of a memory format.
 
     Whole moves and replaced channels are bit for bit those of `move`, bilinear sums within rounding. No value is
     looked at: where a feature has no places and a theta is no identity, `move` raises, this stops the device with an
-    assertion. Raises InputError where the shapes do not fit. The result is contiguous.
+    assertion. Raises InputError where the shapes do not fit.
     """
     if tuple(x.shape[1:]) != tuple(spec.shape) or len(theta) != len(x) or len(mirrored) != len(x):
         raise InputError(
             f"move: expected features [B, {', '.join(map(str, spec.shape))}] with a theta and a mirrored each, "
             f"found {list(x.shape)}, {len(theta)} and {len(mirrored)}"
         )
-    if view is not None and tuple(view.shape) != (len(x), *spec.select(len(sensitive)).shape):
-        raise InputError(f"a view of {len(sensitive)} channels does not fit {list(x.shape)}, found {list(view.shape)}")
+    if view is not None:
+        check_view(x, view, len(sensitive), spec)
     if spec.spatial is None:
         _assert_identity(theta, mirrored)
-    out = torch.empty(x.shape, dtype=dtype, device=x.device)
-    cells = spec.spatial or (1, 1)
-    stride = (base_size[0] / cells[0], base_size[1] / cells[1]) if grid is None else grid.stride
-    offset = ((stride[0] - 1) / 2, (stride[1] - 1) / 2) if grid is None else grid.offset
-    numbers = [float(v) for v in (*base_size, *stride, *offset)]
+    out = torch.empty(x.shape, dtype=dtype, device=x.device, memory_format=memory_format)
+    measured = [] if grid is None else [*grid.stride, *grid.offset]
     channels = [] if view is None else list(sensitive)
-    grid_of = [] if spec.grid is None else list(spec.grid)
+    cells = [] if spec.grid is None else list(spec.grid)
     launch = torch.ops.fmshards.move_and_replace if torch.compiler.is_compiling() else _launch
-    launch(x, theta, mirrored, fill, view, out, numbers, channels, spec.kind, grid_of, spec.class_tokens)
+    launch(
+        x, theta, mirrored, fill, view, out, list(base_size), measured, channels, spec.kind, cells, spec.class_tokens
+    )
     return out
 
 
@@ -68,10 +70,11 @@ def _launch(
     fill: torch.Tensor | None,
     view: torch.Tensor | None,
     out: torch.Tensor,
-    numbers: Sequence[float],
+    base_size: Sequence[int],
+    measured: Sequence[float],
     channels: Sequence[int],
     kind: str,
-    grid: Sequence[int],
+    cells: Sequence[int],
     class_tokens: int,
 ) -> None:
     import triton
@@ -79,38 +82,40 @@ def _launch(
     from fmshards.augment.move_kernel import move_put
     from fmshards.codec.gpu.rounding import TYPES
 
-    spec = FeatureSpec(kind, tuple(x.shape[1:]), (grid[0], grid[1]) if grid else None, class_tokens)
+    spec = FeatureSpec(kind, tuple(x.shape[1:]), (cells[0], cells[1]) if cells else None, class_tokens)
     h, w = spec.spatial or (0, 1)
     places = spec.values // spec.channels
     kept = places - h * w
-    x, x_steps = _with_steps(x, spec)
-    one, fill_steps = _with_steps(None if fill is None else fill[None], spec)
-    view, view_steps = _with_steps(view, spec.select(len(channels)) if channels else spec)
+    source, x_steps = _with_steps(x, spec)
+    blank, fill_steps = _with_steps(None if fill is None else fill[None], spec)
+    stored, view_steps = _with_steps(view, spec.select(len(channels)) if channels else spec)
     out_steps = steps_of(out, spec)
-    assert x is not None and out_steps is not None
+    assert source is not None, "x is there"
+    assert out_steps is not None, "out was made here"
     place_last = out_steps[0] != 1
     # A tile is wide where memory runs, and high enough that each position serves several channels.
     sides = [triton.next_power_of_2(n) for n in ((places, spec.channels) if place_last else (spec.channels, places))]
     wide = min(_WIDE, sides[0])
     high = min(_TILE // wide, sides[1])
     across, down = (wide, high) if place_last else (high, wide)
-    programs = len(x) * triton.cdiv(places, across) * triton.cdiv(spec.channels, down * _STEPS)
+    steps = min(_STEPS, triton.cdiv(spec.channels, down))
+    programs = len(x) * triton.cdiv(places, across) * triton.cdiv(spec.channels, down * steps)
     if not programs:
         return
     with engine_triton.current(x.device):
         move_put[(programs,)](
-            x,
+            source,
             theta.to(torch.float64).contiguous(),
             mirrored.to(torch.uint8),
-            one,
-            view,
-            None if view is None else _slots(tuple(channels), spec.channels, x.device),
-            _placed(tuple(numbers), x.device),
+            blank,
+            stored,
+            None if stored is None else _slots(tuple(channels), spec.channels, x.device),
+            _axes(spec.spatial or (1, 1), tuple(measured), (base_size[0], base_size[1]), x.device),
             out,
-            x.stride(0),
+            source.stride(0),
             *x_steps,
             *fill_steps,
-            0 if view is None else view.stride(0),
+            0 if stored is None else stored.stride(0),
             *view_steps,
             out.stride(0),
             *out_steps,
@@ -123,7 +128,7 @@ def _launch(
             PLACE_LAST=place_last,
             CHANNELS=down,
             PLACES=across,
-            STEPS=_STEPS,
+            STEPS=steps,
             num_warps=4,
             enable_fp_fusion=False,
         )
@@ -164,5 +169,8 @@ def _slots(channels: tuple[int, ...], count: int, device: torch.device) -> torch
 
 
 @lru_cache(maxsize=64)
-def _placed(numbers: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    return torch.tensor(numbers, dtype=torch.float64).to(device)
+def _axes(
+    cells: tuple[int, int], measured: tuple[float, ...], base_size: tuple[int, int], device: torch.device
+) -> torch.Tensor:
+    grid = Grid((measured[0], measured[1]), (measured[2], measured[3])) if measured else None
+    return torch.from_numpy(axes_of(cells, grid, base_size)).to(device)

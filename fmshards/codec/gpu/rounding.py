@@ -10,13 +10,12 @@ import triton.language as tl
 @triton.jit
 def rounded(value, DTYPE: tl.constexpr):
     """float32 as DTYPE."""
-    if INTERPRETED and DTYPE == tl.bfloat16:
+    if INTERPRETED and tl.bfloat16 == DTYPE:
         # The interpreter cuts bits off where the device rounds.
         bits = value.to(tl.uint32, bitcast=True)
         near = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         return tl.where(value != value, 0x7FC0, near).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    else:
-        return value.to(DTYPE)
+    return value.to(DTYPE)
 
 
 TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}

@@ -1,8 +1,8 @@
 """The kernel of `zfp`: one lane a block, one 1-D tensor a coefficient, results straight to their places.
 
-Its text is made here, since Triton has no arrays of registers: 64 names in place of 64 lines. Eight planes at a time are
-read, turned by masked swaps and appended to the coefficients, a byte each; the loop ends with the lane that has most.
-The inverse transform, the scale and the stores follow in registers.
+Its text is made here, since Triton has no arrays of registers: 64 names in place of 64 lines. Eight planes at a time
+are read, turned by masked swaps and appended to the coefficients, a byte each; the loop ends with the lane that has
+most. The inverse transform, the scale and the stores follow in registers.
 
 One warp and 32 blocks a program, so that the tests over all lanes are one instruction. No product is fused with a sum,
 and no result is flushed to zero: values are zfp's to the last bit.
@@ -28,13 +28,14 @@ LANES = 32
 # The place x + 4 y + 16 z of the i-th coefficient: by x + y + z, then by the sum of squares (zfp, codec3.c `perm_3`).
 # fmt: off
 ORDER = (
-    0, 1, 4, 16, 20, 17, 5, 2, 8, 32, 21, 6, 18, 24, 9, 33, 36, 3, 12, 48, 22, 25, 37, 40, 34, 10, 7, 19, 28, 13, 49, 52,
-    41, 38, 26, 23, 29, 53, 11, 35, 44, 14, 50, 56, 42, 27, 39, 45, 30, 54, 57, 60, 51, 15, 43, 46, 58, 61, 55, 31, 62,
-    59, 47, 63,
+    0, 1, 4, 16, 20, 17, 5, 2, 8, 32, 21, 6, 18, 24, 9, 33,
+    36, 3, 12, 48, 22, 25, 37, 40, 34, 10, 7, 19, 28, 13, 49, 52,
+    41, 38, 26, 23, 29, 53, 11, 35, 44, 14, 50, 56, 42, 27, 39, 45,
+    30, 54, 57, 60, 51, 15, 43, 46, 58, 61, 55, 31, 62, 59, 47, 63,
 )
 # fmt: on
 
-_TEXT = '''\
+_TEXT = """\
 @triton.jit
 def {name}(
     rows, out, blocks, places, lanes, per_sample, row_stride, sample_stride,
@@ -62,7 +63,7 @@ def {name}(
 {lifts}
     start = out + sample.to(tl.int64) * sample_stride
 {stores}
-'''
+"""
 
 
 def decode(rows: torch.Tensor, layout: Layout, block_bits: int, out: torch.Tensor, lanes: int = LANES) -> None:
@@ -156,7 +157,9 @@ def _stores(width: int, along: int, itemsize: int) -> list[str]:
     for row, first in enumerate(group_starts(width, along)):
         values = [f"rounded(v{first + k * along}.to(tl.float32) * scale, DTYPE)" for k in range(width)]
         if width > 1:
-            values = [f"({v}.to(tl.uint{bits}, bitcast=True).to(tl.uint{wide}) << {k * bits})" for k, v in enumerate(values)]
+            values = [
+                f"({v}.to(tl.uint{bits}, bitcast=True).to(tl.uint{wide}) << {k * bits})" for k, v in enumerate(values)
+            ]
         lines.append(f"place = tl.load(places + {row} * per_sample + own, mask=live, other=-1)")
         lines.append(f"tl.store(start + place, {' | '.join(values)}, mask=place >= 0)")
     return lines
