@@ -139,17 +139,17 @@ class FeatureDecoder(nn.Module):
 
 
 def _stays(theta: torch.Tensor, mirrored: torch.Tensor) -> bool:
-    """Whether nothing is to be moved, as in evaluation and in training without augmentation.
+    """Whether it is known that nothing moves, as in evaluation and in training without augmentation."""
+    return _may_look(theta) and not bool(mirrored.any()) and bool((theta == torch.eye(2, 3)).all())
 
-    On a device the question would make it wait, and a compiled graph would keep the answer.
-    """
-    if theta.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return not bool(mirrored.any()) and bool((theta == torch.eye(2, 3)).all())
+
+def _may_look(x: torch.Tensor) -> bool:
+    """Whether the host may ask for values: a device would have to be waited for, and a compiled graph breaks."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _mapped(mirror: MirrorMap, x: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
-    if x.device.type != "cpu":  # picking rows there would make the host wait
+    if not _may_look(x):
         return torch.where(mirrored.view(-1, *[1] * (x.dim() - 1)), mirror.apply(x), x)
     if bool(mirrored.any()):
         x[mirrored] = mirror.apply(x[mirrored])

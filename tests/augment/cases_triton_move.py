@@ -40,14 +40,14 @@ def both(spec, thetas, grid, fill, view, dtype=torch.float32, memory_format=torc
 
 
 @pytest.mark.parametrize(("fill", "view"), [(True, False), (False, True), (True, True)])
-@pytest.mark.parametrize(("spec", "dtype"), zip(KINDS, [*ROUNDING, torch.float32], strict=True), ids=str)
+@pytest.mark.parametrize(("spec", "dtype"), list(zip(KINDS, [*ROUNDING, torch.float32], strict=True)), ids=str)
 def test_whole_moves_and_stored_channels_are_copies(spec, dtype, fill, view):
     got, expected = both(spec, WHOLE, CENTRED, fill, view, dtype)
     assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("dtype", list(ROUNDING), ids=str)
-@pytest.mark.parametrize(("spec", "grid"), zip(KINDS, GRIDS, strict=True), ids=str)
+@pytest.mark.parametrize(("spec", "grid"), list(zip(KINDS, GRIDS, strict=True)), ids=str)
 def test_any_move_is_the_cpus_within_rounding(spec, grid, dtype):
     got, expected = both(spec, ANY[:-2], grid, True, True, dtype)
     assert torch.allclose(got.float(), expected.float(), rtol=ROUNDING[dtype], atol=1e-6)
