@@ -15,7 +15,13 @@ from tests.augment.test_s_theta import CENTRED, CORNER, MAP, SIZE, features, kin
 from tests.kernels import DEVICE
 
 SHEAR = np.array([[0.7, 0.3, 0.1], [-0.2, 0.9, 0.4]])
-WHOLE = [identity_theta(1)[0], FLIP, translate(4, 8, SIZE), compose(FLIP, translate(-8, 4, SIZE)), translate(1e9, 0, SIZE)]
+WHOLE = [
+    identity_theta(1)[0],
+    FLIP,
+    translate(4, 8, SIZE),
+    compose(FLIP, translate(-8, 4, SIZE)),
+    translate(1e9, 0, SIZE),
+]
 ANY = [*WHOLE, crop_box(1, 2, 10, 11, SIZE), SHEAR, SHEAR * 1e30, np.full((2, 3), np.inf)]
 KINDS = kinds(5, 8, 6)
 GRIDS = [CENTRED, CORNER, Grid((4.3, 3.9), (-0.7, 1.1)), None]
