@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def sides(spec: FeatureSpec) -> dict[str, tuple[np.ndarray, Decode, torch.Tensor]]:
-    """For each codec: rows of DISTINCT samples, the call that decodes them on the device, what the CPU makes of them."""
+    """For each codec: rows of DISTINCT samples, the call that decodes them on the device, and their values by the CPU."""
     x = features(spec)
     found = {}
     for bits in (2, 4, 8):

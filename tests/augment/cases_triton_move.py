@@ -114,5 +114,5 @@ def test_features_without_places_stay_and_take_stored_channels(spec):
 def test_shapes_that_do_not_fit_are_refused():
     x, theta, still = features(MAP, 2), torch.eye(2, 3).expand(2, 2, 3), torch.zeros(2, dtype=torch.bool)
     for count, view in ((1, None), (2, features(MAP.select(2), 2))):
-        with pytest.raises(InputError, match="features|a view of"):
+        with pytest.raises(InputError, match=r"features|a view of"):
             move_and_replace(x, theta[:count], still, MAP, None, None, SIZE, view, SENSITIVE, torch.float32)
