@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def sides(spec: FeatureSpec) -> dict[str, tuple[np.ndarray, Decode, torch.Tensor]]:
-    """For each codec: rows of DISTINCT samples, the call that decodes them on the device, and their values by the CPU."""
+    """For each codec: rows of DISTINCT samples, the call that decodes them on the device, and the CPU's values."""
     x = features(spec)
     found = {}
     for bits in (2, 4, 8):
