@@ -131,9 +131,12 @@ def move_put(
 @triton.jit
 def _tile(x, PLACE_LAST: tl.constexpr, CHANNELS: tl.constexpr):
     """A vector over channels, or over places, along its axis of a tile [channels, places], or the other way round."""
+    # One return: Triton takes all that follow each other.
     if PLACE_LAST == CHANNELS:
-        return x[:, None]
-    return x[None, :]
+        tile = x[:, None]
+    else:
+        tile = x[None, :]
+    return tile
 
 
 @triton.jit

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 _LARGEST = 2**31 - 1
+# 3.2 and 3.3 end in an error of their own (ConvertTritonToTritonGPU) on the kernel of zfp.
+_LEAST_TRITON = (3, 4)
 
 
 @lru_cache(maxsize=1)
@@ -31,9 +33,13 @@ def missing() -> str | None:
     if torch.version.hip:
         return "the kernels are written for CUDA; this torch is for ROCm"
     try:
-        import triton  # noqa: F401
+        import triton
+
+        version = tuple(int(part) for part in triton.__version__.split(".")[:2])
     except Exception as error:  # a triton that does not fit this torch raises what it likes
         return f"triton cannot be imported: {type(error).__name__}: {error}"
+    if version < _LEAST_TRITON:
+        return f"triton {triton.__version__} stops at these kernels; they need 3.4 or later, which torch 2.8 brings"
     return None
 
 

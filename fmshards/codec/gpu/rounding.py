@@ -14,8 +14,10 @@ def rounded(value, DTYPE: tl.constexpr):
         # The interpreter cuts bits off where the device rounds.
         bits = value.to(tl.uint32, bitcast=True)
         near = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        return tl.where(value != value, 0x7FC0, near).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    return value.to(DTYPE)
+        out = tl.where(value != value, 0x7FC0, near).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        out = value.to(DTYPE)
+    return out
 
 
 TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}

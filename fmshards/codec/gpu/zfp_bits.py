@@ -19,11 +19,12 @@ import triton.language as tl
 def word(data, index, live, WORDS: tl.constexpr, WORD: tl.constexpr):
     """uint32: the index-th 4 bytes of each lane's block of WORDS words of WORD (1, 2 or 4) bytes at `data`."""
     if WORD == 4:
-        return tl.load(data + index, mask=live & (index < WORDS), other=0)
-    value = tl.zeros_like(index).to(tl.uint32)
-    for part in tl.static_range(4 // WORD):
-        at = index * (4 // WORD) + part
-        value |= tl.load(data + at, mask=live & (at < WORDS), other=0).to(tl.uint32) << (8 * WORD * part)
+        value = tl.load(data + index, mask=live & (index < WORDS), other=0)
+    else:
+        value = tl.zeros_like(index).to(tl.uint32)
+        for part in tl.static_range(4 // WORD):
+            at = index * (4 // WORD) + part
+            value |= tl.load(data + at, mask=live & (at < WORDS), other=0).to(tl.uint32) << (8 * WORD * part)
     return value
 
 
