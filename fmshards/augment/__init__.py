@@ -6,6 +6,7 @@
   images, `custom` runs a transform of the user's on images.
 - `mirror_map`, `fit`: the flipped image's feature as a linear map of the base's.
 - `channels`: a view's stored channels into a moved reference.
+- `on_device`, `move_kernel`: both in one kernel on CUDA devices.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@
     layout.py       the layout rule: which values make which block of 4 x 4 x 4
     zfp.py          the codec `zfp`: checks, slabs, members, config
     engine_zfpy.py  the engine under it: values to rows of a layout and back, on zfpy (the only importer of zfpy)
+    engine_triton.py  the engine under all codecs for rows on a CUDA device: the kernels of gpu/
+    operators.py    decoding as an operator of torch.compile's graphs (the only module here that imports torch)
     raw.py          the codec `raw`: fp32, fp16, bf16
     check.py        what goes in and out, refused in words
     choose.py       the Codec interface; a codec from a rate or a stored config

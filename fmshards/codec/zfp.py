@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from fmshards.codec import engine_triton
 from fmshards.codec.check import as_array, check_batch, check_rows, float32_slab, output, slabs
 from fmshards.codec.engine import engine
 from fmshards.codec.feature import FeatureSpec
@@ -89,6 +90,9 @@ class ZfpCodec:
         """
         import torch
 
+        done = engine_triton.try_zfp(rows, self.layout, self.block_bits, out, dtype)
+        if done is not None:
+            return done
         data = check_rows(rows, self.row_bytes)
         to = output(len(data), self.spec, rows, out, dtype)
         how, layout, array, kind = engine(), self.layout, as_array(to), str(to.dtype)

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from fmshards.augment import MirrorMap, move, replace
-from fmshards.codec import Codec
+from fmshards.augment.on_device import move_and_replace, moves_on
+from fmshards.codec import FeatureSpec
+from fmshards.codec.operators import Decode
 from fmshards.errors import FormatError, InputError
 from fmshards.shards import LayerPlan, read_calibration
 from fmshards.stream.catalog import Catalog, open_catalog
@@ -21,8 +23,8 @@ from fmshards.stream.catalog import Catalog, open_catalog
 @dataclass(frozen=True)
 class _Layer:
     plan: LayerPlan
-    codec: Codec
-    view_codec: Codec | None
+    codec: Decode
+    view_codec: Decode | None
     fill: torch.Tensor | None
     mirror: MirrorMap | None
     """The map where the mirror is mapped; None where it is stored or there is none."""
@@ -33,7 +35,9 @@ class FeatureDecoder(nn.Module):
 
     `FeatureDecoder("OUT")(batch)` replaces each `<layer>.rows` uint8 [B, row_bytes] and `<layer>.view_rows` by
     `<layer>` `dtype` [B, *shape], on the rows' device: rows -> features -> mirror map -> moved by theta -> stored
-    channels put in. It has no parameters and no buffers, so that a model that holds one has the same state.
+    channels put in. Maps (C, H, W) come in `memory_format`. On a CUDA device nothing waits for it, and the module can
+    be compiled whole and captured in a CUDA graph. It has no parameters and no buffers, so that a model that holds one
+    has the same state.
     """
 
     def __init__(
@@ -41,12 +45,15 @@ class FeatureDecoder(nn.Module):
         source: str | Catalog,
         layers: Sequence[str] | str | None = None,
         dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         super().__init__()
         catalog = open_catalog(source, layers) if isinstance(source, str) else source
         if not dtype.is_floating_point:
             raise InputError(f"dtype={dtype}: features are floating-point")
-        self.dtype = dtype
+        if memory_format not in (torch.contiguous_format, torch.channels_last):
+            raise InputError(f"memory_format={memory_format}: expected torch.contiguous_format or torch.channels_last")
+        self.dtype, self.memory_format = dtype, memory_format
         self._base_size = catalog.manifest.plan.base_size
         self._layers = tuple(_layers(catalog))
         self._placed: dict[tuple[str, torch.device], tuple[torch.Tensor | None, MirrorMap | None]] = {}
@@ -67,15 +74,20 @@ class FeatureDecoder(nn.Module):
         if view_rows is not None:
             if layer.view_codec is None:
                 raise InputError(f"the batch has {name}.view_rows, the set no views of layer {name}")
-            view = layer.view_codec.decode(view_rows)
+            view = self._features(layer.view_codec, view_rows)
         if rows is None:
             if view is None or layer.view_codec is None or layer.view_codec.spec.shape != layer.codec.spec.shape:
                 raise InputError(
                     f"the batch has no {name}.rows; give the decoder batches of a loader over layer {name} with "
                     "decode=False"
                 )
-            return view.to(self.dtype)
-        return self._augmented(layer, layer.codec.decode(rows), view, batch).to(self.dtype)
+            x = view
+        elif _stays(batch["theta"], batch["mirrored"]):
+            x = self._features(layer.codec, rows, self.dtype)
+            x = x if view is None else replace(x, view, layer.plan.sensitive, layer.codec.spec)
+        else:
+            x = self._augmented(layer, self._features(layer.codec, rows), view, batch)
+        return x.to(self.dtype).contiguous(memory_format=self._format(layer.codec.spec))
 
     @torch.no_grad()
     def decode_view(self, name: str, rows: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
@@ -83,23 +95,35 @@ class FeatureDecoder(nn.Module):
         layer = self._layer(name)
         if layer.view_codec is None:
             raise InputError(f"the set stores no views of layer {name}")
-        return layer.view_codec.decode(rows).to(self.dtype)
+        return self._features(layer.view_codec, rows, self.dtype)
 
     def _layer(self, name: str) -> _Layer:
         return next(layer for layer in self._layers if layer.plan.name == name)
+
+    def _features(self, codec: Decode, rows: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        spec, device = codec.spec, getattr(rows, "device", "cpu")
+        out = torch.empty((len(rows), *spec.shape), dtype=dtype, device=device, memory_format=self._format(spec))
+        return codec(rows, out)
+
+    def _format(self, spec: FeatureSpec) -> torch.memory_format:
+        return self.memory_format if spec.kind == "map" else torch.contiguous_format
 
     def _augmented(
         self, layer: _Layer, x: torch.Tensor, view: torch.Tensor | None, batch: dict[str, Any]
     ) -> torch.Tensor:
         """The decoded references mapped and moved, the view's channels put in."""
-        theta, mirrored, spec, sensitive = batch["theta"], batch["mirrored"], layer.codec.spec, layer.plan.sensitive
-        if theta.device.type == "cpu" and _is_identity(theta, mirrored):
-            return x if view is None else replace(x, view, sensitive, spec)
-        theta, mirrored = theta.to(x.device), mirrored.to(x.device)
+        theta, mirrored = batch["theta"].to(x.device), batch["mirrored"].to(x.device)
         fill, mirror = self._on(layer, x.device)
         if mirror is not None:
             x = _mapped(mirror, x, mirrored)
-        return move(x, theta, mirrored, spec, layer.plan.grid, fill, self._base_size, view, sensitive)
+        spec, grid, sensitive = layer.codec.spec, layer.plan.grid, layer.plan.sensitive
+        if not moves_on(x.device):
+            return move(x, theta, mirrored, spec, grid, fill, self._base_size, view, sensitive)
+        dtype = torch.float32 if self.dtype == torch.float64 else self.dtype
+        memory_format = self._format(spec)
+        return move_and_replace(
+            x, theta, mirrored, spec, grid, fill, self._base_size, view, sensitive, dtype, memory_format
+        )
 
     def _on(self, layer: _Layer, device: torch.device) -> tuple[torch.Tensor | None, MirrorMap | None]:
         # Kept beside the module, not as its buffers: they are the set's, not the model's.
@@ -114,13 +138,18 @@ class FeatureDecoder(nn.Module):
         return f"layers={[layer.plan.name for layer in self._layers]}, dtype={self.dtype}"
 
 
-def _is_identity(theta: torch.Tensor, mirrored: torch.Tensor) -> bool:
-    # Evaluation, and training without augmentation: nothing to do. On a device the question would make it wait.
-    return not bool(mirrored.any()) and bool((theta == torch.eye(2, 3)).all())
+def _stays(theta: torch.Tensor, mirrored: torch.Tensor) -> bool:
+    """Whether it is known that nothing moves, as in evaluation and in training without augmentation."""
+    return _may_look(theta) and not bool(mirrored.any()) and bool((theta == torch.eye(2, 3)).all())
+
+
+def _may_look(x: torch.Tensor) -> bool:
+    """Whether the host may ask for values: a device would have to be waited for, and a compiled graph breaks."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _mapped(mirror: MirrorMap, x: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
-    if x.device.type != "cpu":  # picking rows there would make the host wait
+    if not _may_look(x):
         return torch.where(mirrored.view(-1, *[1] * (x.dim() - 1)), mirror.apply(x), x)
     if bool(mirrored.any()):
         x[mirrored] = mirror.apply(x[mirrored])
@@ -139,11 +168,11 @@ def _layers(catalog: Catalog) -> list[_Layer]:
         fill = own.get("fill")
         if fill is not None and fill.shape != spec.shape:
             raise FormatError(f"{catalog.url}: layer {layer.name}: fill is {fill.shape}, the feature {spec.shape}")
-        view_codec = codecs[-1] if layer.view_codec is not None else None
+        view_codec = Decode(codecs[-1]) if layer.view_codec is not None else None
         out.append(
             _Layer(
                 layer,
-                codecs[0],
+                Decode(codecs[0]),
                 view_codec,
                 None if fill is None else torch.from_numpy(fill.copy()),
                 MirrorMap.from_arrays(own, spec, layer.nonnegative) if mapped else None,

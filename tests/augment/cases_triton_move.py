@@ -1,0 +1,118 @@
+"""The kernel that moves and replaces, against `move` and `replace` on the CPU. Run by test_triton_move.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fmshards.augment import FLIP, compose, crop_box, identity_theta, move, translate
+from fmshards.augment.on_device import move_and_replace
+from fmshards.codec import FeatureSpec
+from fmshards.errors import InputError
+from fmshards.shards import Grid
+from tests.augment.test_s_theta import CENTRED, CORNER, MAP, SIZE, features, kinds
+from tests.kernels import DEVICE
+
+SHEAR = np.array([[0.7, 0.3, 0.1], [-0.2, 0.9, 0.4]])
+WHOLE = [
+    identity_theta(1)[0],
+    FLIP,
+    translate(4, 8, SIZE),
+    compose(FLIP, translate(-8, 4, SIZE)),
+    translate(1e9, 0, SIZE),
+]
+ANY = [*WHOLE, crop_box(1, 2, 10, 11, SIZE), SHEAR, SHEAR * 1e30, np.full((2, 3), np.inf)]
+KINDS = kinds(5, 8, 6)
+GRIDS = [CENTRED, CORNER, Grid((4.3, 3.9), (-0.7, 1.1)), None]
+SENSITIVE = [4, 0, 2]
+ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
+
+
+def both(spec, thetas, grid, fill, view, dtype=torch.float32, memory_format=torch.contiguous_format, source=None):
+    """By the kernel and on the CPU, half of the samples mirrored."""
+    n = len(thetas)
+    theta = torch.from_numpy(np.stack(thetas).astype(np.float32))
+    mirrored = torch.arange(n) % 2 == 1
+    x = features(spec, n) if source is None else source
+    blank = features(spec, 1, seed=1)[0] if fill else None
+    stored = features(spec.select(len(SENSITIVE)), n, seed=2) if view else None
+    expected = move(x, theta, mirrored, spec, grid, blank, SIZE, stored, SENSITIVE).to(dtype)
+    there = [None if t is None else t.to(DEVICE) for t in (x, theta, mirrored, blank, stored)]
+    got = move_and_replace(*there[:3], spec, grid, there[3], SIZE, there[4], SENSITIVE, dtype, memory_format)
+    assert got.dtype == dtype
+    assert got.is_contiguous(memory_format=memory_format)
+    return got.cpu(), expected
+
+
+@pytest.mark.parametrize(("fill", "view"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("spec", "dtype"), list(zip(KINDS, [*ROUNDING, torch.float32], strict=True)), ids=str)
+def test_whole_moves_and_stored_channels_are_copies(spec, dtype, fill, view):
+    got, expected = both(spec, WHOLE, CENTRED, fill, view, dtype)
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING), ids=str)
+@pytest.mark.parametrize(("spec", "grid"), list(zip(KINDS, GRIDS, strict=True)), ids=str)
+def test_any_move_is_the_cpus_within_rounding(spec, grid, dtype):
+    got, expected = both(spec, ANY[:-2], grid, True, True, dtype)
+    assert torch.allclose(got.float(), expected.float(), rtol=ROUNDING[dtype], atol=1e-6)
+
+
+def test_what_comes_from_nowhere_is_the_fill():
+    """Positions that no number of 32 bits holds, and none at all."""
+    fill = features(MAP, 1, seed=1)
+    got, _ = both(MAP, ANY[-2:-1] * 2, CENTRED, True, False)
+    assert torch.equal(got, fill.expand_as(got))
+    nan = torch.full((1, 2, 3), torch.nan, device=DEVICE)
+    still = torch.zeros(1, dtype=torch.bool, device=DEVICE)
+    x = features(MAP, 1).to(DEVICE)
+    out = move_and_replace(x, nan, still, MAP, CENTRED, fill[0].to(DEVICE), SIZE, None, (), torch.float32)
+    assert torch.equal(out.cpu(), fill)
+
+
+def test_infinite_neighbours_and_negative_zeros_do_not_spoil_whole_moves():
+    x = torch.full((5, *MAP.shape), -0.0)
+    x[..., ::2] = torch.inf
+    got, _ = both(MAP, WHOLE[:1] * 5, CENTRED, False, False, source=x.clone())
+    flipped = x.flip(-1)
+    for i in range(5):
+        wanted = flipped[i] if i % 2 else x[i]
+        assert got[i].numpy().tobytes() == wanted.contiguous().numpy().tobytes()
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 7), (3, 7, 1), (1, 1, 1), (37, 7, 7), (600, 2, 2)])
+def test_sides_and_channels_of_any_number(shape):
+    spec = FeatureSpec("map", shape)
+    theta = [translate(3, -5, SIZE), SHEAR]
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        got, expected = both(spec, theta, None, True, False, memory_format=memory_format)
+        assert torch.allclose(got, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("source", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("target", [torch.contiguous_format, torch.channels_last])
+def test_memory_formats_in_and_out(source, target):
+    x = features(MAP, len(WHOLE)).contiguous(memory_format=source)
+    got, expected = both(MAP, WHOLE, CENTRED, True, True, torch.bfloat16, target, x)
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("spec", [FeatureSpec("vector", (70,)), FeatureSpec("tokens", (6, 5), None, 1)], ids=str)
+def test_features_without_places_stay_and_take_stored_channels(spec):
+    x, view = features(spec, 2), features(spec.select(3), 2, seed=1)
+    theta, still = torch.eye(2, 3).expand(2, 2, 3), torch.zeros(2, dtype=torch.bool)
+    expected = move(x, theta, still, spec, None, None, SIZE, view, SENSITIVE)
+    there = [t.to(DEVICE) for t in (x, theta, still, view)]
+    got = move_and_replace(*there[:3], spec, None, None, SIZE, there[3], SENSITIVE, torch.float32)
+    assert torch.equal(got.cpu(), expected)
+    if DEVICE.type == "cpu":  # a device would not work on after this
+        with pytest.raises(RuntimeError, match="cannot be moved"):
+            move_and_replace(*there[:2], ~still, spec, None, None, SIZE, None, (), torch.float32)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    x, theta, still = features(MAP, 2), torch.eye(2, 3).expand(2, 2, 3), torch.zeros(2, dtype=torch.bool)
+    for count, view in ((1, None), (2, features(MAP.select(2), 2))):
+        with pytest.raises(InputError, match=r"features|a view of"):
+            move_and_replace(x, theta[:count], still, MAP, None, None, SIZE, view, SENSITIVE, torch.float32)

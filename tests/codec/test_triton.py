@@ -1,0 +1,33 @@
+"""The kernels for CUDA devices, bit for bit the CPU's: in Triton's interpreter, and on a device where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.kernels import run_cases
+
+CASES = Path(__file__).with_name("cases_triton.py")
+pytest.importorskip("triton")
+
+
+def test_in_the_interpreter():
+    run_cases(CASES, "not slow", interpreted=True)
+
+
+@pytest.mark.slow
+def test_more_in_the_interpreter():
+    run_cases(CASES, "slow", interpreted=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_device():
+    run_cases(CASES, "slow or not slow", interpreted=False)
+
+
+@pytest.mark.slow
+def test_what_is_compiled_neither_fuses_nor_flushes():
+    """Compiling needs no device: the code for a product and a sum rounded one by one, denormals kept."""
+    run_cases(CASES.with_name("cases_compiled.py"), "slow or not slow", interpreted=False)
