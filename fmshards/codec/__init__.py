@@ -8,13 +8,18 @@
     zfp.py          the codec `zfp`: checks, slabs, members, config
     engine_zfpy.py  the engine under it: values to rows of a layout and back, on zfpy (the only importer of zfpy)
     raw.py          the codec `raw`: fp32, fp16, bf16
+    integer.py      the codec `int`: 2 to 8 bits a value, a scale and an offset for each run of values
+    engine_int.py   the engine under it, on numba (int_kernels.py, int_vectors.py), or on numpy where there is none
+    steps.py        scales and offsets of channels for `int`, from a sample
+    filter.py       a lossless filter over any codec's members: `zstd` (its kernel: filter_kernel.py)
     check.py        what goes in and out, refused in words
     choose.py       the Codec interface; a codec from a rate or a stored config
 """
 
 from __future__ import annotations
 
-from fmshards.codec.choose import Codec, codec_for, codec_from_config
+from fmshards.codec.choose import Codec, channel_bits, codec_for, codec_from_config
 from fmshards.codec.feature import FeatureSpec
+from fmshards.codec.steps import StepSample, fit_steps
 
-__all__ = ["Codec", "FeatureSpec", "codec_for", "codec_from_config"]
+__all__ = ["Codec", "FeatureSpec", "StepSample", "channel_bits", "codec_for", "codec_from_config", "fit_steps"]
