@@ -20,6 +20,16 @@ from __future__ import annotations
 
 from fmshards.codec.choose import Codec, channel_bits, codec_for, codec_from_config
 from fmshards.codec.feature import FeatureSpec
+from fmshards.codec.filter import FILTERS
 from fmshards.codec.steps import StepSample, fit_steps
 
-__all__ = ["Codec", "FeatureSpec", "StepSample", "channel_bits", "codec_for", "codec_from_config", "fit_steps"]
+__all__ = [
+    "FILTERS",
+    "Codec",
+    "FeatureSpec",
+    "StepSample",
+    "channel_bits",
+    "codec_for",
+    "codec_from_config",
+    "fit_steps",
+]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fmshards.codec import Codec, codec_for
+from fmshards.codec import Codec, FeatureSpec, StepSample, channel_bits, codec_for, fit_steps
 from fmshards.errors import InputError, ModelError
 from fmshards.extract.decode import Decoder
 from fmshards.extract.forward import Prefix, run_prefix
@@ -44,7 +44,6 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
     found = _cuts(request, example)
     prefix = _named_prefix(request, found, example)
     dtypes = _check_features(prefix, example, found)
-    codecs = {name: codec_for(request.layers[name], cut.spec) for name, cut in found.items()}
     measured = calibrate(
         prefix,
         images,
@@ -54,10 +53,12 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
         request.views,
         request.sensitive,
         {name: cut.spec for name, cut in found.items()},
+        steps=request.stepped,
         batch=request.batch,
         seed=request.seed,
         device=request.device,
     )
+    codecs = {name: _codec(request, name, cut.spec, measured[name].values) for name, cut in found.items()}
     layers = tuple(_layer(request, name, found[name], codecs[name], measured[name], dtypes[name]) for name in found)
     mirrored = request.recipe.flips and request.mirror.way != "none"
     stored = ("mirror",) if mirrored and request.mirror.way == "stored" else ()
@@ -93,9 +94,10 @@ def chunk_length(largest_row: int) -> int:
 def calibration_images(request: Request, size: tuple[int, int]) -> Sequence[Image.Image]:
     """The calibration sample: as many from the beginning of each of up to 64 input shards, evenly spread.
 
-    The same for the same source, whatever else changes. Without a recipe a few images do.
+    The same for the same source, whatever else changes. Without a recipe, or steps to fit, a few images do.
     """
-    wanted = request.calibration if request.recipe else min(request.calibration, _LOOK)
+    measured = request.recipe or request.stepped
+    wanted = request.calibration if measured else min(request.calibration, _LOOK)
     inputs = len(request.source.inputs)
     count = min(inputs, _CALIBRATION_SHARDS, wanted)
     shards = [i * inputs // count for i in range(count)]
@@ -182,10 +184,19 @@ def _check_features(prefix: Prefix, example: torch.Tensor, found: Mapping[str, C
     return dtypes
 
 
+def _codec(request: Request, name: str, spec: FeatureSpec, values: StepSample | None) -> Codec:
+    """The codec of a layer's rate; its steps, where it needs them, by the `values` that calibration saw."""
+    rate = request.layers[name]
+    bits = channel_bits(rate)
+    steps = fit_steps(values, bits, request.filter is not None) if bits and values is not None else None
+    return codec_for(rate, spec, steps=steps, filter=request.filter)
+
+
 def _layer(request: Request, name: str, cut: Cut, codec: Codec, measured: LayerCalibration, dtype: str) -> LayerPlan:
     view = None
     if request.views and measured.sensitive:
-        view = codec_for(request.layers[name], cut.spec.select(len(measured.sensitive)))
+        some = None if measured.values is None else measured.values.select(measured.sensitive)
+        view = _codec(request, name, cut.spec.select(len(measured.sensitive)), some)
     return LayerPlan(
         name=name,
         cut=cut.name,

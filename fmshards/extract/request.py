@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fmshards.augment import Mirror, Recipe, parse_mirror, parse_recipe
+from fmshards.codec import FILTERS, channel_bits
 from fmshards.errors import InputError
 from fmshards.extract.forward import PRECISIONS, pick_device
 from fmshards.extract.sources import Source, open_source
@@ -46,6 +47,7 @@ class Request:
     precision: str
     workers: int
     chunk: int | None
+    filter: str | None
     seed: int
     _analysed: dict[tuple[int, ...], Analysis] = field(default_factory=dict, compare=False, repr=False)
 
@@ -55,6 +57,11 @@ class Request:
         if size not in self._analysed:
             self._analysed[size] = analyse(self.model, example)
         return self._analysed[size]
+
+    @cached_property
+    def stepped(self) -> frozenset[str]:
+        """The layers whose codec needs a step of each channel."""
+        return frozenset(name for name, rate in self.layers.items() if channel_bits(rate))
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -87,6 +94,8 @@ class Request:
             "batch": self.batch,
             "calibration": self.calibration,
             "chunk": self.chunk,
+            # Only where there is one: a set without stays the set that it was.
+            **({} if self.filter is None else {"filter": self.filter}),
         }
 
 
@@ -121,6 +130,7 @@ def make_request(
     precision: str,
     workers: int,
     chunk: int | None,
+    filter: str | None,
     shard_size: int | None,
     image_field: str | None,
     seed: int,
@@ -141,6 +151,8 @@ def make_request(
             raise InputError(f"{what} is {value!r}; expected a whole number, {least} or more")
     if precision not in PRECISIONS:
         raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if filter is not None and filter not in FILTERS:
+        raise InputError(f"filter is {filter!r}; expected one of {', '.join(FILTERS)}, or none")
     found_recipe = parse_recipe(recipe)
     found_mirror = parse_mirror(mirror) if found_recipe.flips else Mirror("none")
     chosen = _check_views(found_recipe, views, sensitive)
@@ -170,6 +182,7 @@ def make_request(
         precision=precision,
         workers=workers,
         chunk=chunk,
+        filter=filter,
         seed=seed,
     )
 

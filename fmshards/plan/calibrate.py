@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from fmshards.augment import (
     view_reference,
     view_theta,
 )
-from fmshards.codec import FeatureSpec
+from fmshards.codec import FeatureSpec, StepSample
 from fmshards.errors import InputError
 from fmshards.model import Preprocess
 from fmshards.plan.grid import Prefix, measure_grid
@@ -44,6 +44,7 @@ class LayerCalibration:
         image, on the CPU; None with it.
     mirror_map, mirror_error: only where the mirror is mapped; the error in dB, on the part left out of the fit.
     nonnegative: no value below zero was seen: the cut follows a ReLU.
+    values: of the base features, what steps of channels are fitted on; None where none are asked for.
     """
 
     similarity: Similarity | None
@@ -53,6 +54,7 @@ class LayerCalibration:
     mirror_map: MirrorMap | None
     mirror_error: float | None
     nonnegative: bool
+    values: StepSample | None = None
 
 
 @torch.no_grad()
@@ -66,6 +68,7 @@ def calibrate(
     sensitive: Sensitive | None,
     specs: Mapping[str, FeatureSpec],
     *,
+    steps: Collection[str] = (),
     batch: int = 64,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -73,7 +76,7 @@ def calibrate(
     """Measure each layer of `specs` on `images`, the calibration sample.
 
     prefix: images float32 [B, 3, H, W] on `device` -> {layer: features [B, *shape]}, all layers in one pass.
-    sensitive: needed where views > 0.
+    sensitive: needed where views > 0. steps: the layers whose codecs need a step of each channel.
 
     Each image is moved once by a theta drawn as a view's is, from base and mirror in turn; the reference is what
     training will have (the flipped image's feature where the mirror is stored, the mapped one where it is mapped), so
@@ -96,11 +99,14 @@ def calibrate(
         maps = _fit_mirrors(run, mirror, specs)
     comparisons = {name: Comparison.empty(spec) for name, spec in specs.items()}
     lowest = dict.fromkeys(specs, float("inf"))
+    values = {name: StepSample(specs[name]) for name in steps}
     for chosen in run.batches():
         x = run.base(chosen)
         base = _float(prefix(x))
         for name in specs:
             lowest[name] = min(lowest[name], float(base[name].min()))
+        for name, sample in values.items():
+            sample.add(base[name])
         if not recipe or recipe.custom_text is not None:
             continue
         size = (int(x.shape[2]), int(x.shape[3]))
@@ -121,6 +127,7 @@ def calibrate(
             mirror_map=maps[name][0] if name in maps else None,
             mirror_error=maps[name][1] if name in maps else None,
             nonnegative=lowest[name] >= 0,
+            values=values.get(name),
         )
         for name in specs
     }
