@@ -4,10 +4,11 @@ A feature is R runs of L values, each with a scale and an offset: the R channels
 one run. A row is R scales and R offsets as bfloat16 (unless they are given from outside, one a channel), then each
 run's L codes of b bits. A value is float32(float32(scale * code) + offset) on every engine.
 
-Fitting a scale and an offset to a run, in `encode_rows`: from each of a few ranges that the codes may cover, the whole
-one first, the values are coded, and a line through (code, value) by least squares gives the next scale and offset;
-each is rounded to bfloat16 before its error is measured, and the least error wins. So no run is worse than with its
-smallest and largest value as the range. A run whose least value is 0 keeps offset 0: zeros stay zeros.
+Fitting a scale and an offset to a run, in `encode_rows`: from each of a few ranges that the codes may cover, the
+values are coded, and a line through (code, value) by least squares gives the next scale and offset; each is rounded to
+bfloat16 before its error is measured, and the least error wins. The run's own range is tried too, and the one that
+rounding leaves around it, so that no run is worse than by its extremes. (On real features twelve ranges and six
+rounds give 0.05 to 0.2 dB more, at a seventh of the speed.) A run whose least value is 0 keeps offset 0: zeros stay zeros.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ _LARGEST_BF16 = np.float32(3.3895314e38)
 
 def shares(bits: int) -> npt.NDArray[np.float64]:
     """The parts of a run's range that fits start from: with fewer bits, clipping more pays."""
-    few = {2: (1.0, 0.7, 0.5), 3: (1.0, 0.75, 0.6), 4: (1.0, 0.8), 5: (1.0, 0.85), 6: (1.0, 0.9)}
-    return np.array(few.get(bits, (1.0, 0.95)))
+    clipped = {2: (0.8, 0.5), 3: (0.85, 0.65), 4: (0.95, 0.8), 5: (0.97, 0.88)}
+    return np.array(clipped.get(bits, (1.0, 0.97)))
 
 
 @dataclass(frozen=True)
@@ -194,10 +195,14 @@ def _fit(x: Floats, bits: int) -> tuple[Floats, Floats, npt.NDArray[np.uint8]]:
     y = (x * np.float32(0.5) - (start * np.float32(0.5))[..., None]) * factor[..., None]
     total, length = y.sum(2, dtype=np.float64), x.shape[2]
     best, scale, offset = np.full(low.shape, np.inf), np.zeros_like(start), start.copy()
+    span = high - low.astype(np.float64)
+    whole = np.where(fixed, np.float32(0), _nearest(low))
+    starts = [(_away(reach / top), start, 1), (_nearest(span / top), whole, 1)]
     for share in shares(bits):
-        step = _away(share * reach / top)
-        shift = _nearest(start + np.where(fixed, 0.0, (1 - share) / 2 * reach))
-        for _ in range(ROUNDS):
+        shift = np.where(fixed, np.float32(0), _nearest(low + (1 - share) / 2 * span))
+        starts.append((_nearest(share * span / top), shift, ROUNDS))
+    for step, shift, rounds in starts:
+        for _ in range(rounds):
             unit, begin, inverse = _units(step, shift, start, reach)
             codes = _codes(y, begin[..., None], inverse[..., None], top).astype(np.float32)
             error = np.square(y - (codes * unit[..., None] + begin[..., None])).sum(2, dtype=np.float64)

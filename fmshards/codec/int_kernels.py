@@ -225,6 +225,7 @@ def _fit(
     reach = np.empty(LANES, np.float64)
     fixed = np.empty(LANES, np.bool_)
     extremes(address, length, at_part)
+    least_most = part[:2].copy()
     for k in range(LANES):
         low, high = part[0, k], part[1, k]
         fixed[k] = low == 0
@@ -243,13 +244,18 @@ def _fit(
         total[4] += part[0]
         place += _PART
     best = np.full(LANES, np.inf)
-    for begin in range(len(shares)):
+    for begin in range(len(shares) + 2):
         for k in range(LANES):
-            step = shares[begin] * reach[k] / top
-            shift = 0.0 if fixed[k] else 0.5 * (1 - shares[begin]) * reach[k]
-            sums[0, k] = _away_bf16(step, word, single)
-            sums[1, k] = _round_bf16(np.float64(start[k]) + shift, word, single)
-        for _ in range(rounds):
+            if begin == 0:
+                sums[0, k] = _away_bf16(reach[k] / top, word, single)
+                sums[1, k] = start[k]
+                continue
+            share = shares[begin - 2] if begin > 1 else 1.0
+            span = least_most[1, k] - np.float64(least_most[0, k])
+            shift = np.float64(least_most[0, k]) + 0.5 * (1 - share) * span
+            sums[0, k] = _round_bf16(share * span / top, word, single)
+            sums[1, k] = np.float32(0) if fixed[k] else _round_bf16(shift, word, single)
+        for _ in range(rounds if begin > 1 else 1):
             for k in range(LANES):
                 unit = np.float64(sums[0, k]) / reach[k] if reach[k] > 0 else 0.0
                 how[0, k] = (np.float64(sums[1, k]) - np.float64(start[k])) / reach[k] if reach[k] > 0 else 0.0
