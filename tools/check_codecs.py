@@ -30,7 +30,7 @@ RATES = ("2", "4", "8", "int2", "int3", "int4", "int8", *(f"int{b}-channel" for 
 SIGNED = "layer2.2.bn2"
 STORES = (50, 200, 1000)  # MB/s
 BATCH, CHUNK = 250, 256
-_REPEATS = 3
+_REPEATS = 5
 
 
 @dataclass
@@ -195,20 +195,25 @@ def report(rows: list[Row], steps: list[str], plain: float, options: argparse.Na
         "the same images). Bits: a value, in the store without and with the filter. Speeds: MB/s of float32 in memory.",
         "",
         f"Time: until {CHUNK} samples' rows are there from a store of {' / '.join(map(str, STORES))} MB/s, with the "
-        "filter as a part of without; the filter pays where it is under 1.",
+        "filter as a part of without; the filter pays where it is under 1. `pays below`: the speed of a store, MB/s, under "
+        "which it does. One core; with more workers than one, each undoes its own, and the store's speed is shared.",
+        "",
+        *in_short(rows),
     ]
     for layer in dict.fromkeys(row.layer for row in rows):
         title = f"{layer} (before its ReLU)" if layer == SIGNED else layer
         out += ["", f"## {title}", ""]
-        out += ["| rate | bits | filtered | ratio | error dB | accuracy | encode | decode | unfilter | time |"]
-        out += ["|---|---|---|---|---|---|---|---|---|---|"]
+        out += [
+            "| rate | bits | filtered | ratio | error dB | accuracy | encode | decode | unfilter | time | pays below |"
+        ]
+        out += ["|---|---|---|---|---|---|---|---|---|---|---|"]
         for row in (row for row in rows if row.layer == layer):
             bits, stored = row.bits
             right = "" if row.accuracy is None else f"{row.accuracy:.3f}"
             out.append(
                 f"| {row.rate} | {bits:.2f} | {stored:.2f} | {bits / stored:.2f} | {row.error:.1f} | {right} "
                 f"| {row.encode:,.0f} | {row.decode:,.0f} | {row.undo:,.0f} "
-                f"| {' / '.join(f'{paid(row, store):.2f}' for store in STORES)} |"
+                f"| {' / '.join(f'{paid(row, store):.2f}' for store in STORES)} | {even(row):,.0f} |"
             )
     out += [
         "",
@@ -223,6 +228,22 @@ def report(rows: list[Row], steps: list[str], plain: float, options: argparse.Na
         *steps,
     ]
     return "\n".join(out) + "\n"
+
+
+def even(row: Row) -> float:
+    """MB/s of a store at which the filter takes as long as it spares."""
+    bits, stored = row.bits
+    return max(0.0, (bits - stored) / 32 * row.undo)
+
+
+def in_short(rows: list[Row]) -> list[str]:
+    """For each store, the rates for which the filter pays, over the layers after a ReLU."""
+    rates = list(dict.fromkeys(row.rate for row in rows))
+    lines = []
+    for store in STORES:
+        pays = [rate for rate in rates if all(even(r) > store for r in rows if r.rate == rate and r.layer in LAYERS)]
+        lines.append(f"- {store} MB/s: it pays on all three layers for {', '.join(pays) or 'none'}.")
+    return ["On features after a ReLU, from a store of", "", *lines]
 
 
 def paid(row: Row, store: float) -> float:
