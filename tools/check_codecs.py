@@ -171,15 +171,15 @@ def db(found: torch.Tensor, x: torch.Tensor) -> float:
 
 
 def timed(*calls: Callable[[], object]) -> list[float]:
-    """Median seconds of each call, taken in turn."""
+    """Median seconds of each call, taken in turn; of CPU time, since others may use the cores."""
     seconds: list[list[float]] = [[] for _ in calls]
     for call in calls:
         call()
     for _ in range(_REPEATS):
         for call, own in zip(calls, seconds, strict=True):
-            began = time.perf_counter()
+            began = time.process_time()
             call()
-            own.append(time.perf_counter() - began)
+            own.append(time.process_time() - began)
     return [statistics.median(own) for own in seconds]
 
 
@@ -195,8 +195,8 @@ def report(rows: list[Row], steps: list[str], plain: float, options: argparse.Na
         "the same images). Bits: a value, in the store without and with the filter. Speeds: MB/s of float32 in memory.",
         "",
         f"Time: until {CHUNK} samples' rows are there from a store of {' / '.join(map(str, STORES))} MB/s, with the "
-        "filter as a part of without; the filter pays where it is under 1. `pays below`: the speed of a store, MB/s, under "
-        "which it does. One core; with more workers than one, each undoes its own, and the store's speed is shared.",
+        "filter as a part of without; the filter pays where it is under 1. `pays below`: the speed of a store, MB/s, "
+        "under which it does. One core; with several workers each undoes its own, and they share the store's speed.",
         "",
         *in_short(rows),
     ]

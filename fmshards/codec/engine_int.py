@@ -8,7 +8,8 @@ Fitting a scale and an offset to a run, in `encode_rows`: from each of a few ran
 values are coded, and a line through (code, value) by least squares gives the next scale and offset; each is rounded to
 bfloat16 before its error is measured, and the least error wins. The run's own range is tried too, and the one that
 rounding leaves around it, so that no run is worse than by its extremes. (On real features twelve ranges and six
-rounds give 0.05 to 0.2 dB more, at a seventh of the speed.) A run whose least value is 0 keeps offset 0: zeros stay zeros.
+rounds give 0.05 to 0.2 dB more, at a seventh of the speed.) A run whose least value is 0 keeps offset 0: zeros stay
+zeros.
 """
 
 from __future__ import annotations
