@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import zstandard
 from check_views import DATA, LAYERS, ROOT, load, machine
 
 from fmshards.codec import Codec, FeatureSpec, StepSample, channel_bits, codec_for, fit_steps
@@ -28,6 +29,16 @@ from fmshards.model import cuts, find_cut, load_model, multi_prefix, parse_prepr
 
 RATES = ("2", "4", "8", "int2", "int3", "int4", "int8", *(f"int{b}-channel" for b in range(2, 9)), "fp16", "bf16")
 SIGNED = "layer2.2.bn2"
+SORTED = ("2", "4", "8", "int2", "int3", "int4", "int8", "fp16", "bf16")
+SORTING = (
+    "",
+    "## Sorting before zstd",
+    "",
+    "Bits a value: as they are / sorted by the bytes of items, which is the filter / by their bits (bitshuffle).",
+    "",
+    "| layer | rate | level 1 | level 3 |",
+    "|---|---|---|---|",
+)
 STORES = (50, 200, 1000)  # MB/s
 BATCH, CHUNK = 250, 256
 _REPEATS = 5
@@ -74,7 +85,7 @@ def measure(images: int, calibration: int) -> tuple[list[Row], list[str], float]
     suffixes = {layer: split(model, layer, x[:1])[1] for layer in LAYERS}
     features, sample = (features_of(model, part) for part in (x, seen))
     specs[SIGNED] = FeatureSpec("map", tuple(features[SIGNED].shape[1:]))
-    rows, lines = [], []
+    rows, lines, sorting = [], [], []
     for layer, spec in specs.items():
         values = StepSample(spec)
         values.add(sample[layer])
@@ -82,7 +93,8 @@ def measure(images: int, calibration: int) -> tuple[list[Row], list[str], float]
         right = None if suffix is None else lambda y, s=suffix: accuracy(s, y, labels)
         rows += [measure_rate(layer, rate, spec, values, features[layer], right) for rate in RATES]
         lines.append(compare_steps(layer, spec, values, features[layer]))
-    return rows, lines, accuracy(suffixes["layer3"], features["layer3"], labels)
+        sorting += [compare_sorting(layer, rate, spec, features[layer][:CHUNK]) for rate in SORTED]
+    return rows, [*lines, *SORTING, *sorting], accuracy(suffixes["layer3"], features["layer3"], labels)
 
 
 def features_of(model: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -159,6 +171,19 @@ def compare_steps(layer: str, spec: FeatureSpec, values: StepSample, x: torch.Te
     gained = [e - float(np.interp(b, at, errors)) for b, e in own if at[0] <= b <= at[-1]]
     shown = ", ".join(f"{b:.2f}" for b, _ in own if at[0] <= b <= at[-1])
     return f"| {layer} | {shown} | " + ", ".join(f"{g:+.1f}" for g in gained) + " |"
+
+
+def compare_sorting(layer: str, rate: str, spec: FeatureSpec, x: torch.Tensor) -> str:
+    """Bits a value of a chunk in a frame: bytes as they are, by bytes of items, by bits of items (bitshuffle)."""
+    codec = codec_for(rate, spec)
+    data, size = codec.member(codec.encode(x)), codec.item_bytes
+    whole = len(data) // size * size
+    items = np.frombuffer(data, np.uint8, whole).reshape(-1, size)
+    planes = np.packbits(np.unpackbits(items, axis=1, bitorder="little").T, bitorder="little")
+    forms = (data, items.T.tobytes() + data[whole:], planes.tobytes() + data[whole:])
+    frames = [[len(zstandard.compress(form, level)) for form in forms] for level in (1, 3)]
+    shown = " | ".join(" / ".join(f"{8 * size / x.numel():.2f}" for size in level) for level in frames)
+    return f"| {layer} | {rate} | {shown} |"
 
 
 def stored_bits(codec: Codec, x: torch.Tensor) -> float:

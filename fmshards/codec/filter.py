@@ -2,9 +2,8 @@
 
 A filtered member is one Zstandard frame (RFC 8878) of the codec's member, whose bytes are first sorted: the member is
 items of `item_bytes` bytes, and the first bytes of all items come first, then the second ones, and so on. Items are
-what repeats: a value of raw, the codes that fill whole bytes of int, a block of zfp. On real features sorting bytes
-and level 1 leave fewer bytes than sorting bits (bitshuffle), in both of python-blosc2 and zstandard, and than higher
-levels (tools/results/check_codecs.md).
+what repeats: a value of raw, the codes that fill whole bytes of int, a block of zfp. On real features that
+leaves fewer bytes than sorting bits (bitshuffle), and level 1 as few as level 3 (tools/results/check_codecs.md).
 """
 
 from __future__ import annotations

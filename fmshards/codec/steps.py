@@ -94,8 +94,8 @@ def fit_steps(sample: StepSample, bits: int, filtered: bool = False) -> Steps:
     offset 0; one without a range has scale 0. All numbers are float32.
 
     filtered: the codes go through a filter, which makes narrow channels small. Where no value is below 0, all channels
-    then have one scale, the largest of theirs: 0.3 to 2.6 dB less error at equal bytes on features after a ReLU. On
-    features before one it is worse by as much (tools/results/check_codecs.md), and they keep their own.
+    then have one scale, the largest of theirs: mostly 0.4 to 1.6 dB less error at equal bytes on features after a ReLU.
+    On features before one it is worse by up to 0.7 dB, and they keep their own (tools/results/check_codecs.md).
 
     Raises CodecError for an empty sample.
     """
