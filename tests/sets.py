@@ -60,6 +60,7 @@ def build_set(
     views: int = 0,
     sensitive: Sequence[int] = (1, 4, 6),
     fields: dict[str, list] | None = None,
+    filter: str | None = None,
     seed: int = 0,
     whole: bool = True,
 ) -> BuiltSet:
@@ -77,7 +78,7 @@ def build_set(
     plans, arrays = [], {}
     features: dict[str, dict[str, np.ndarray]] = {}
     for name, rate in (layers or {"layer2": "fp32"}).items():
-        view = codec_for(rate, spec.select(len(sensitive)))
+        view = codec_for(rate, spec.select(len(sensitive)), filter=filter)
         arrays[f"{name}/fill"] = rng.normal(size=spec.shape).astype(np.float32)
         if mirrored and mirror_.way == "mapped":
             arrays |= {f"{name}/{k}": v for k, v in _some_map(spec, mirror_.kernel, rng).to_arrays().items()}
@@ -85,7 +86,7 @@ def build_set(
             LayerPlan(
                 name=name,
                 cut=name,
-                codec=codec_for(rate, spec).config(),
+                codec=codec_for(rate, spec, filter=filter).config(),
                 view_codec=view.config() if views else None,
                 sensitive=tuple(sensitive) if views else (),
                 similarity=None,

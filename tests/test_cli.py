@@ -154,6 +154,8 @@ def test_verify_refuses_other_weights(shard_set: Path, tmp_path: Path) -> None:
         (("--layer", "layer2:4", "--mirror", "sideways"), "stored"),
         (("--layer", "layer2:4", "--shard-size", "100"), "shard"),
         (("--layer", "layer2:4", "--channel-order", "sorted"), "auto"),
+        (("--layer", "layer2:int9"), "int2 to int8"),
+        (("--layer", "layer2:4", "--filter", "lz4"), "zstd"),
     ],
 )
 def test_bad_options_are_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
@@ -162,6 +164,23 @@ def test_bad_options_are_one_line(tmp_path: Path, words: tuple[str, ...], said: 
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_int_and_a_filter(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    layers = ("--layer", "layer2:int4-channel", "--layer", "layer3:int3")
+    done = extract(DATA / "cifar10-test-000000.tar", out, *layers, "--filter", "zstd", "--mirror", "none", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["error_db"]["layer2"] < -15
+    assert found["error_db"]["layer3"] < -18
+    assert found["bytes"]["layer2"] < 0.7 * 500 * 32 * 16 * 16 / 2
+    text = fmshards("inspect", out)
+    assert text.returncode == 0, text.stderr
+    assert "int 4 + zstd" in text.stdout
+    good = fmshards("verify", out, "--model", MODEL, "--weights", WEIGHTS)
+    assert good.returncode == 0, good.stderr
+    assert "8 samples computed again" in good.stdout
 
 
 def test_missing_source_and_missing_set(tmp_path: Path) -> None:

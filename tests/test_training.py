@@ -17,8 +17,13 @@ MODEL = f"{ROOT}/examples/resnet20.py:resnet20"
 WEIGHTS = f"{DATA}/resnet20.safetensors"
 
 
-@pytest.mark.parametrize(("rate", "tolerance"), [("fp32", 1e-5), ("16", 1e-3)])
-def test_first_steps_equal_those_of_the_online_prefix(tmp_path: Path, rate: str, tolerance: float) -> None:
+@pytest.mark.parametrize(
+    ("rate", "filter", "tolerance"),
+    [("fp32", None, 1e-5), ("fp32", "zstd", 1e-5), ("16", None, 1e-3), ("int8", None, 1e-2), ("int8", "zstd", 1e-2)],
+)
+def test_first_steps_equal_those_of_the_online_prefix(
+    tmp_path: Path, rate: str, filter: str | None, tolerance: float
+) -> None:
     fmshards.extract(
         str(DATA / "cifar10-train-000000.tar"),
         str(tmp_path / "set"),
@@ -26,6 +31,7 @@ def test_first_steps_equal_those_of_the_online_prefix(tmp_path: Path, rate: str,
         weights=WEIGHTS,
         preprocess="normalize(imagenet)",
         layers={"layer2": rate},
+        filter=filter,
     )
     images = images_by_key(DATA / "cifar10-train-000000.tar")
     losses: dict[str, list[float]] = {}

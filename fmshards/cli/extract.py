@@ -20,7 +20,8 @@ from fmshards.cli.options import MODEL_HELP, bytes_text, json_option, print_json
     multiple=True,
     required=True,
     metavar="NAME:RATE",
-    help="a cut and its rate: bits a value (ZFP), or fp32, fp16, bf16; may be repeated",
+    help="a cut and its rate: bits a value (ZFP); int2 to int8, or int2-channel to int8-channel; or fp32, fp16, bf16; "
+    "may be repeated",
 )
 @click.option(
     "--preprocess",
@@ -37,6 +38,7 @@ from fmshards.cli.options import MODEL_HELP, bytes_text, json_option, print_json
 @click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bf16", "fp16"]))
 @click.option("--workers", default=0, show_default=True, help="processes that decode images")
 @click.option("--chunk", type=int, help="samples in a chunk; by default 4 MB of the largest row, 8 to 256")
+@click.option("--filter", type=click.Choice(["zstd"]), help="make members smaller without loss; none by default")
 @click.option("--shard-size", type=int, help="samples in a shard, for a folder of images (4096)")
 @click.option("--image-field", help="the field that holds the image; by default the only one that can")
 @click.option(

@@ -38,7 +38,7 @@ def command(url: str, sample: int | None, as_json: bool) -> None:
                 layer["name"],
                 layer["kind"],
                 "x".join(map(str, layer["shape"])),
-                f"{layer['codec']} {layer['rate']:.3g}",
+                f"{layer['codec']} {layer['rate']:.3g}" + (f" + {layer['filter']}" if layer["filter"] else ""),
                 str(layer["row_bytes"]),
                 f"{layer['bytes_a_sample']:.0f}",
                 f"{layer['fp32_bytes']}",

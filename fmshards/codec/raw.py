@@ -39,6 +39,11 @@ class RawCodec:
         """Bits for each value of the feature."""
         return 8.0 * ITEM_BYTES[self.dtype]
 
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of a value, of which a filter takes the first, then the second ... together."""
+        return ITEM_BYTES[self.dtype]
+
     def encode(self, x: torch.Tensor | npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """Encode x, floating-point [n, *shape], into uint8 [n, row_bytes].
 
@@ -76,6 +81,10 @@ class RawCodec:
     def member(self, rows: npt.NDArray[np.uint8]) -> bytes:
         """The stored member of a chunk: its rows."""
         return check_rows(rows, self.row_bytes).tobytes()
+
+    def member_bytes(self, n: int) -> tuple[int, int]:
+        """The fewest and the most bytes that a member of n rows can have."""
+        return n * self.row_bytes, n * self.row_bytes
 
     def rows(self, member: bytes, n: int) -> npt.NDArray[np.uint8]:
         """uint8 [n, row_bytes], a read-only view of a member. Raises CorruptError on a wrong length."""

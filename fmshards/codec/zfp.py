@@ -55,6 +55,11 @@ class ZfpCodec:
         """Bits for each value of the feature, padding counted."""
         return 8 * self.row_bytes / self.spec.values
 
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of a block, of which a filter takes the first, then the second ... together."""
+        return self.block_bits // 8
+
     def encode(self, x: torch.Tensor | npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """Encode x, floating-point [n, *shape], into uint8 [n, row_bytes].
 
@@ -115,10 +120,14 @@ class ZfpCodec:
         data = check_rows(rows, self.row_bytes)
         return data.tobytes() + bytes(-data.size % _WORD)
 
+    def member_bytes(self, n: int) -> tuple[int, int]:
+        """The fewest and the most bytes that a member of n rows can have."""
+        used = n * self.row_bytes
+        return used + -used % _WORD, used + -used % _WORD
+
     def rows(self, member: bytes, n: int) -> npt.NDArray[np.uint8]:
         """uint8 [n, row_bytes], a read-only view of a member. Raises CorruptError on a wrong length."""
-        used = n * self.row_bytes
-        expected = used + -used % _WORD
+        used, (expected, _) = n * self.row_bytes, self.member_bytes(n)
         if n < 0 or len(member) != expected:
             raise CorruptError(f"expected a zfp member of {expected} bytes for {n} samples, found {len(member)}")
         return np.frombuffer(member, np.uint8, used).reshape(n, self.row_bytes)

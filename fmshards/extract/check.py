@@ -121,10 +121,10 @@ def _shards(url: str, manifest: Manifest) -> Iterator[str]:
     except FormatError as error:
         yield str(error)
     for layer in plan.layers:
-        row_bytes = {name: codec.row_bytes for name, codec in layer.members(plan.members).items()}
+        codecs = layer.members(plan.members)
         for entry in manifest.shards[layer.name]:
             place = layer_url(url, layer.name, entry.name)
-            problem = verify_shard(place, entry, row_bytes)
+            problem = verify_shard(place, entry, codecs)
             if problem is not None:
                 yield f"{place}: {problem}"
                 continue

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fmshards.codec import Codec, codec_for
+from fmshards.codec import Codec, FeatureSpec, channel_bits, codec_for, fit_steps
 from fmshards.errors import InputError, ModelError
 from fmshards.extract.decode import Decoder
 from fmshards.extract.forward import Prefix, run_prefix
@@ -46,7 +46,6 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
     found = _cuts(request, example)
     prefix = _named_prefix(request, found, example)
     dtypes = _check_features(prefix, example, found)
-    codecs = {name: codec_for(request.layers[name], cut.spec) for name, cut in found.items()}
     measured = calibrate(
         prefix,
         images,
@@ -56,12 +55,13 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
         request.views,
         request.sensitive,
         {name: cut.spec for name, cut in found.items()},
+        steps=request.stepped,
         batch=request.batch,
         seed=request.seed,
         device=request.device,
-        ordered=_ordered(request, codecs),
+        ordered=request.ordered,
     )
-    codecs = {name: _in_order(request, codec, name, measured[name], None) for name, codec in codecs.items()}
+    codecs = {name: _codec(request, name, cut.spec, measured[name], None) for name, cut in found.items()}
     layers = tuple(_layer(request, name, found[name], codecs[name], measured[name], dtypes[name]) for name in found)
     mirrored = request.recipe.flips and request.mirror.way != "none"
     stored = ("mirror",) if mirrored and request.mirror.way == "stored" else ()
@@ -97,10 +97,11 @@ def chunk_length(largest_row: int) -> int:
 def calibration_images(request: Request, size: tuple[int, int]) -> Sequence[Image.Image]:
     """The calibration sample: as many from the beginning of each of up to 64 input shards, evenly spread.
 
-    The same for the same source, whatever else changes. Without a recipe a few images do.
+    The same for the same source, whatever else changes. Without a recipe, or steps to fit, a few images do.
     """
-    least = _LOOK if request.order == "none" else _LOOK_FOR_ORDER
-    wanted = request.calibration if request.recipe else min(request.calibration, least)
+    least = _LOOK_FOR_ORDER if request.ordered else _LOOK
+    measured = request.recipe or request.stepped
+    wanted = request.calibration if measured else min(request.calibration, least)
     inputs = len(request.source.inputs)
     count = min(inputs, _CALIBRATION_SHARDS, wanted)
     shards = [i * inputs // count for i in range(count)]
@@ -187,11 +188,28 @@ def _check_features(prefix: Prefix, example: torch.Tensor, found: Mapping[str, C
     return dtypes
 
 
+def _codec(
+    request: Request,
+    name: str,
+    spec: FeatureSpec,
+    measured: LayerCalibration,
+    channels: Sequence[int] | None,
+) -> Codec:
+    """The codec of a layer's rate for its feature, or for these channels of it; its order and steps as calibrated."""
+    rate = request.layers[name]
+    order, steps, bits = None, None, channel_bits(rate)
+    if measured.channels is not None:
+        order = measured.channels.order(partial(codec_for, rate), channels)
+    if bits and measured.values is not None:
+        values = measured.values if channels is None else measured.values.select(tuple(channels))
+        steps = fit_steps(values, bits, request.filter is not None)
+    return codec_for(rate, spec, order, steps, request.filter)
+
+
 def _layer(request: Request, name: str, cut: Cut, codec: Codec, measured: LayerCalibration, dtype: str) -> LayerPlan:
     view = None
     if request.views and measured.sensitive:
-        view = codec_for(request.layers[name], cut.spec.select(len(measured.sensitive)))
-        view = _in_order(request, view, name, measured, measured.sensitive)
+        view = _codec(request, name, cut.spec.select(len(measured.sensitive)), measured, measured.sensitive)
     return LayerPlan(
         name=name,
         cut=cut.name,
@@ -205,22 +223,6 @@ def _layer(request: Request, name: str, cut: Cut, codec: Codec, measured: LayerC
         nonnegative=measured.nonnegative,
         mirror_error=None if measured.mirror_error is None else max(measured.mirror_error, _EXACT_DB),
     )
-
-
-def _ordered(request: Request, codecs: Mapping[str, Codec]) -> list[str]:
-    """The layers whose channels may get an order: those of zfp."""
-    return [name for name, codec in codecs.items() if codec.name == "zfp" and request.order == "auto"]
-
-
-def _in_order(
-    request: Request, codec: Codec, name: str, measured: LayerCalibration, channels: Sequence[int] | None
-) -> Codec:
-    """The codec with the channel order that pays at its rate; itself where none does, or none is wanted."""
-    if measured.channels is None:
-        return codec
-    rate = request.layers[name]
-    order = measured.channels.order(partial(codec_for, rate), channels)
-    return codec_for(rate, codec.spec, order)
 
 
 def _arrays(measured: Mapping[str, LayerCalibration]) -> Arrays:

@@ -42,6 +42,8 @@ class ShardSink:
         self, set_url: str, plan: Plan, shard: int, layers: list[str], pool: Executor | None, clock: Clock
     ) -> None:
         self._plan, self._input, self._pool, self._clock = plan, plan.inputs[shard], pool, clock
+        self.written = 0
+        """Bytes of members that were written."""
         self._keys: list[str] = []
         self._fields: dict[str, list[Any]] = {}
         self._theta: list[np.ndarray[Any, np.dtype[np.float32]]] = []
@@ -54,19 +56,17 @@ class ShardSink:
                 self._layers.append(_LayerSink(plan.layer(name), plan, writer))
             self._stack = stack.pop_all()
 
-    def add(self, batch: Batch, features: Features) -> int:
-        """Encode one batch and write the chunks that are full. Returns how many bytes the batch's rows have."""
-        size = 0
+    def add(self, batch: Batch, features: Features) -> None:
+        """Encode one batch and write the chunks that are full."""
         for layer in self._layers:
             try:
                 with self._clock.span("encode"):
-                    size += layer.encode(features[layer.plan.name], batch.keys, self._pool)
+                    layer.encode(features[layer.plan.name], batch.keys, self._pool)
             except CodecError as error:
                 raise CodecError(f"{self._input.url}: layer {layer.plan.name}: {error}") from None
         self._collect(batch)
         while len(self._keys) >= self._plan.chunk:
             self._write(self._plan.chunk)
-        return size
 
     def close(self) -> dict[str, ShardEntry]:
         """Write the last chunk and publish the shards."""
@@ -108,7 +108,9 @@ class ShardSink:
         self._fields = {name: values[n:] for name, values in self._fields.items()}
         with self._clock.span("write"):
             for layer in self._layers:
-                layer.writer.add(keys, fields, theta, layer.take(n))
+                members = layer.take(n)
+                layer.writer.add(keys, fields, theta, members)
+                self.written += sum(map(len, members.values()))
 
 
 class _LayerSink:
@@ -122,9 +124,8 @@ class _LayerSink:
         self._rows: dict[str, list[Rows]] = {member.name: [] for member in self._members}
         self._error = ErrorSums(self._members[0].codec, plan.chunk)
 
-    def encode(self, features: Mapping[str, torch.Tensor], keys: list[str], pool: Executor | None) -> int:
-        """Encode a batch; the bytes of its rows. Raises CodecError that names the stream and the key."""
-        size = 0
+    def encode(self, features: Mapping[str, torch.Tensor], keys: list[str], pool: Executor | None) -> None:
+        """Encode a batch. Raises CodecError that names the stream and the key."""
         for member in self._members:
             x = features[member.stream].to("cpu", torch.float32)
             try:
@@ -132,10 +133,8 @@ class _LayerSink:
             except CodecError:
                 raise _blame(member, x, keys) from None
             self._rows[member.name].append(rows)
-            size += rows.nbytes
             if member.stream == "base":
                 self._error.add(rows, x)
-        return size
 
     def take(self, n: int) -> dict[str, bytes]:
         """The next n rows of each member, as the bytes to be stored."""

@@ -13,7 +13,7 @@ import torch
 
 import fmshards
 
-_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "zfpy")
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "pillow", "zfpy", "zstandard")
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fmshards.augment import Mirror, Recipe, parse_mirror, parse_recipe
+from fmshards.codec import FILTERS, channel_bits, codec_name
 from fmshards.errors import InputError
 from fmshards.extract.forward import PRECISIONS, pick_device
 from fmshards.extract.sources import Source, open_source
@@ -49,6 +50,7 @@ class Request:
     workers: int
     chunk: int | None
     order: str
+    filter: str | None
     seed: int
     _analysed: dict[tuple[int, ...], Analysis] = field(default_factory=dict, compare=False, repr=False)
 
@@ -58,6 +60,16 @@ class Request:
         if size not in self._analysed:
             self._analysed[size] = analyse(self.model, example)
         return self._analysed[size]
+
+    @cached_property
+    def stepped(self) -> frozenset[str]:
+        """The layers whose codec needs a step of each channel."""
+        return frozenset(name for name, rate in self.layers.items() if channel_bits(rate))
+
+    @cached_property
+    def ordered(self) -> frozenset[str]:
+        """The layers whose channels may get an order: those of zfp."""
+        return frozenset(n for n, rate in self.layers.items() if codec_name(rate) == "zfp" and self.order == "auto")
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -91,6 +103,8 @@ class Request:
             "calibration": self.calibration,
             "chunk": self.chunk,
             "order": self.order,
+            # Only where there is one: a set without stays the set that it was.
+            **({} if self.filter is None else {"filter": self.filter}),
         }
 
 
@@ -125,6 +139,7 @@ def make_request(
     precision: str,
     workers: int,
     chunk: int | None,
+    filter: str | None,
     shard_size: int | None,
     image_field: str | None,
     order: str,
@@ -133,8 +148,9 @@ def make_request(
     """Check and parse. Raises InputError or ModelError, naming the option."""
     if not layers:
         raise InputError("no layer is given; expected at least one NAME:RATE")
-    for name in layers:
+    for name, rate in layers.items():
         check_name(name, "the layer's name")
+        codec_name(rate)
     for what, value, least in (
         ("batch", batch, 1),
         ("calibration", calibration, 1),
@@ -148,6 +164,8 @@ def make_request(
         raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if order not in ORDERS:
         raise InputError(f"order is {order!r}; expected one of {', '.join(ORDERS)}")
+    if filter is not None and filter not in FILTERS:
+        raise InputError(f"filter is {filter!r}; expected one of {', '.join(FILTERS)}, or none")
     found_recipe = parse_recipe(recipe)
     found_mirror = parse_mirror(mirror) if found_recipe.flips else Mirror("none")
     chosen = _check_views(found_recipe, views, sensitive)
@@ -178,6 +196,7 @@ def make_request(
         workers=workers,
         chunk=chunk,
         order=order,
+        filter=filter,
         seed=seed,
     )
 

@@ -46,6 +46,7 @@ def extract(
     precision: str = "float32",
     workers: int = 0,
     chunk: int | None = None,
+    filter: str | None = None,
     shard_size: int | None = None,
     image_field: str | None = None,
     order: str = "auto",
@@ -62,14 +63,17 @@ def extract(
         class folders, or a map-style data set of images, (image, label) pairs or dicts.
     out: a folder, or an fsspec URL.
     model, weights: text as on the command line, or a module (used as it is, in eval mode).
-    layers: cut name -> rate: bits a value (ZFP), or "fp32", "fp16", "bf16".
+    layers: cut name -> rate: bits a value (ZFP); "int2" to "int8", a scale and an offset for each sample and channel;
+        "int2-channel" to "int8-channel", for each channel; or "fp32", "fp16", "bf16".
     preprocess: text, or a function from a PIL image to a float tensor [3, H, W].
     recipe, mirror, views, sensitive: the augmentation that training may use; see `fmshards.augment`.
-    calibration: samples that similarities, grid, fill, the mapped mirror and the channel order are measured on.
+    calibration: samples that similarities, grid, fill, the mapped mirror, steps of channels and their order are
+        measured on.
     batch: samples in one forward. Part of what decides the last bits of a feature.
     precision: float32, or autocast to bf16 or fp16; features are stored from float32 in any case.
     workers: processes that read and decode images.
     chunk: samples in a chunk; by default 4 MB of the largest row, within 8 to 256.
+    filter: "zstd" makes what is stored smaller without loss; reading undoes it.
     shard_size: samples in a shard, for a folder or a data set.
     image_field: the field that holds the image, where it is not the only one that can.
     order: "auto" stores channels like beside like where that lowers the error of a ZFP rate, "none" as they are.
@@ -97,6 +101,7 @@ def extract(
         precision=precision,
         workers=workers,
         chunk=chunk,
+        filter=filter,
         shard_size=shard_size,
         image_field=image_field,
         order=order,
@@ -217,13 +222,14 @@ class _Run:
             self.sink = ShardSink(
                 self.request.out, self.plan, batch.shard, self.missing[batch.shard], self.pool, self.clock
             )
-        written = self.sink.add(batch, features)
+        sink, before = self.sink, self.sink.written
+        sink.add(batch, features)
         self.labels.add(batch.shard, batch.fields)
         if batch.last:
             name = self.plan.inputs[batch.shard].name
-            for layer, entry in self.sink.close().items():
+            for layer, entry in sink.close().items():
                 self.entries[layer][name] = entry
             self.sink = None
             self.labels.warn(self.request.source_text)
-        self.progress.update(len(batch.keys), written, batch.work - self.work)
+        self.progress.update(len(batch.keys), sink.written - before, batch.work - self.work)
         self.work = batch.work

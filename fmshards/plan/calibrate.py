@@ -20,7 +20,7 @@ from fmshards.augment import (
     view_reference,
     view_theta,
 )
-from fmshards.codec import FeatureSpec
+from fmshards.codec import FeatureSpec, StepSample
 from fmshards.errors import InputError
 from fmshards.model import Preprocess
 from fmshards.plan.grid import Prefix, measure_grid
@@ -46,6 +46,7 @@ class LayerCalibration:
     mirror_map, mirror_error: only where the mirror is mapped; the error in dB, on the part left out of the fit.
     nonnegative: no value below zero was seen: the cut follows a ReLU.
     channels: what a channel order is chosen by; None where it was not asked for.
+    values: of the base features, what steps of channels are fitted on; None where none are asked for.
     """
 
     similarity: Similarity | None
@@ -55,6 +56,7 @@ class LayerCalibration:
     mirror_map: MirrorMap | None
     mirror_error: float | None
     nonnegative: bool
+    values: StepSample | None
     channels: ChannelSample | None
 
 
@@ -69,6 +71,7 @@ def calibrate(
     sensitive: Sensitive | None,
     specs: Mapping[str, FeatureSpec],
     *,
+    steps: Collection[str] = (),
     batch: int = 64,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -77,7 +80,8 @@ def calibrate(
     """Measure each layer of `specs` on `images`, the calibration sample.
 
     prefix: images float32 [B, 3, H, W] on `device` -> {layer: features [B, *shape]}, all layers in one pass.
-    sensitive: needed where views > 0. ordered: the layers of which a channel order may be wanted.
+    sensitive: needed where views > 0. steps: the layers whose codecs need a step of each channel. ordered: those
+        of which a channel order may be wanted.
 
     Each image is moved once by a theta drawn as a view's is, from base and mirror in turn; the reference is what
     training will have (the flipped image's feature where the mirror is stored, the mapped one where it is mapped), so
@@ -101,6 +105,7 @@ def calibrate(
     comparisons = {name: Comparison.empty(spec) for name, spec in specs.items()}
     lowest = dict.fromkeys(specs, float("inf"))
     channels = {name: ChannelSample(specs[name], len(images)) for name in ordered}
+    values = {name: StepSample(specs[name]) for name in steps}
     for chosen in run.batches():
         x = run.base(chosen)
         base = _float(prefix(x))
@@ -108,6 +113,8 @@ def calibrate(
             lowest[name] = min(lowest[name], float(base[name].min()))
             if name in channels:
                 channels[name].add(base[name], chosen)
+            if name in values:
+                values[name].add(base[name])
         if not recipe or recipe.custom_text is not None:
             continue
         size = (int(x.shape[2]), int(x.shape[3]))
@@ -129,6 +136,7 @@ def calibrate(
             mirror_error=maps[name][1] if name in maps else None,
             nonnegative=lowest[name] >= 0,
             channels=channels.get(name),
+            values=values.get(name),
         )
         for name in specs
     }

@@ -42,6 +42,7 @@ def _layer(manifest: Manifest, layer: LayerPlan) -> dict[str, Any]:
         "kind": codec.spec.kind,
         "shape": list(codec.spec.shape),
         "codec": codec.name,
+        "filter": codec.config().get("filter"),
         "rate": codec.rate,
         "row_bytes": codec.row_bytes,
         "view_row_bytes": None if view is None else view.row_bytes,

@@ -216,18 +216,16 @@ def check_index(index: ShardIndex, plan: Plan, layer: str, where: str) -> None:
 def check_members(chunks: Sequence[ChunkIndex], plan: Plan, layer: str, where: str) -> None:
     """Raise FormatError unless each chunk has the plan's length, members and bytes of rows."""
     codecs = plan.layer_members(layer)
-    sizes = {name: codec.row_bytes for name, codec in codecs.items()}
-    whole8 = {name for name, codec in codecs.items() if codec.extension == "zfp"}
     for j, chunk in enumerate(chunks):
         if chunk.n != plan.chunk and (chunk.n > plan.chunk or j < len(chunks) - 1):
             raise FormatError(f"{where}: chunk {j} holds {chunk.n} samples, the plan's chunk is {plan.chunk}")
-        if list(chunk.members) != [META, *sizes]:
-            raise FormatError(f"{where}: chunk {j} has members {list(chunk.members)}, the plan {[META, *sizes]}")
-        for name, row_bytes in sizes.items():
-            expected = chunk.n * row_bytes
-            expected += -expected % 8 if name in whole8 else 0
-            if chunk.members[name][1] != expected:
+        if list(chunk.members) != [META, *codecs]:
+            raise FormatError(f"{where}: chunk {j} has members {list(chunk.members)}, the plan {[META, *codecs]}")
+        for name, codec in codecs.items():
+            least, most = codec.member_bytes(chunk.n)
+            if not least <= chunk.members[name][1] <= most:
+                expected = str(most) if least == most else f"{least} to {most}"
                 raise FormatError(
-                    f"{where}: chunk {j}: {name} has {chunk.members[name][1]} bytes, {chunk.n} rows of {row_bytes} "
-                    f"bytes make {expected}"
+                    f"{where}: chunk {j}: {name} has {chunk.members[name][1]} bytes, {chunk.n} rows of "
+                    f"{codec.row_bytes} bytes make {expected}"
                 )

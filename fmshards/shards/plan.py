@@ -222,7 +222,7 @@ def _check(plan: Plan, where: str) -> None:
                 f"has sensitive channels; views {plan.views}, {len(layer.sensitive)} sensitive channels"
             )
         for member, codec in layer.members(plan.members).items():
-            if plan.chunk * codec.row_bytes + 7 > limits.MEMBER_BYTES:
+            if codec.member_bytes(plan.chunk)[1] > limits.MEMBER_BYTES:
                 raise FormatError(
                     f"{where}: layer {layer.name}: {plan.chunk} rows of {codec.row_bytes} bytes exceed a tar "
                     f"member's {limits.MEMBER_BYTES} bytes ({member})"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from fmshards import store
+from fmshards.codec import Codec
 from fmshards.errors import FormatError
 from fmshards.shards import limits
 from fmshards.shards.envelope import crc32
@@ -42,15 +43,15 @@ class _Bad(Exception):
         self.problem = Problem(member, start, end, what)
 
 
-def verify_shard(url: str, entry: ShardEntry, row_bytes: Mapping[str, int] | None = None) -> Problem | None:
+def verify_shard(url: str, entry: ShardEntry, codecs: Mapping[str, Codec] | None = None) -> Problem | None:
     """Read the shard at `url` from start to end; None where it is sound, else the first problem.
 
-    Checked: every byte of the tar, each checksum, the counts, the entry and its SHA-256, and, where `row_bytes`
-    ("base.zfp" -> bytes a row) is given, the length of each member. Memory: one meta or index, and 1 MiB. Raises
+    Checked: every byte of the tar, each checksum, the counts, the entry and its SHA-256, and, where `codecs`
+    ("base.zfp" -> its codec) are given, the length of each member. Memory: one meta or index, and 1 MiB. Raises
     StoreError where the shard cannot be read.
     """
     try:
-        found, _ = _walk(url, row_bytes, entry.index_offset)
+        found, _ = _walk(url, codecs, entry.index_offset)
     except _Bad as bad:
         return bad.problem
     if found != entry:
@@ -86,7 +87,7 @@ class _Tape:
         return data
 
 
-def _walk(url: str, row_bytes: Mapping[str, int] | None, index_offset: int | None) -> tuple[ShardEntry, ShardIndex]:
+def _walk(url: str, codecs: Mapping[str, Codec] | None, index_offset: int | None) -> tuple[ShardEntry, ShardIndex]:
     """What the shard at `url` is, byte by byte; `index_offset` only helps to name what is bad."""
     chunks: list[ChunkIndex] = []
     metas: list[Meta] = []
@@ -102,7 +103,7 @@ def _walk(url: str, row_bytes: Mapping[str, int] | None, index_offset: int | Non
                 break
             if tape.at == index_offset:
                 raise _Bad(f"header of {INDEX_NAME}", start, tape.at, _not_header(block, parsed, INDEX_NAME))
-            meta, chunk = _chunk(tape, block, start, len(chunks), row_bytes)
+            meta, chunk = _chunk(tape, block, start, len(chunks), codecs)
             _check_follows(meta, chunk, metas[:1], chunks, keys)
             metas = metas[:1] or [meta]
             chunks.append(chunk)
@@ -118,7 +119,7 @@ def _walk(url: str, row_bytes: Mapping[str, int] | None, index_offset: int | Non
 
 
 def _chunk(
-    tape: _Tape, block: bytes, start: int, j: int, row_bytes: Mapping[str, int] | None
+    tape: _Tape, block: bytes, start: int, j: int, codecs: Mapping[str, Codec] | None
 ) -> tuple[Meta, ChunkIndex]:
     key = chunk_key(j)
     name = member_name(key, META)
@@ -147,8 +148,8 @@ def _chunk(
             what = f"checksum is {found:08x}, {crc:08x} was written; the bytes have changed"
             raise _Bad(full, offset, offset + length, what)
         places[member] = (offset, length, crc)
-        if row_bytes is not None:
-            _check_rows(full, offset, length, meta.n, row_bytes.get(member))
+        if codecs is not None:
+            _check_rows(full, offset, length, meta.n, codecs.get(member))
     return meta, ChunkIndex(key, meta.n, places)
 
 
@@ -158,12 +159,12 @@ def _not_header(block: bytes, parsed: tuple[str, int] | None, name: str) -> str:
     return "is not a header of this format" if parsed is None else f"names {parsed[0]} of {parsed[1]} bytes"
 
 
-def _check_rows(name: str, offset: int, length: int, n: int, row_bytes: int | None) -> None:
-    if row_bytes is None:
+def _check_rows(name: str, offset: int, length: int, n: int, codec: Codec | None) -> None:
+    if codec is None:
         raise _Bad(name, offset, offset + length, "is not a member of this layer by the plan")
-    wanted = n * row_bytes
-    if length != (wanted + -wanted % 8 if name.endswith(".zfp") else wanted):
-        raise _Bad(name, offset, offset + length, f"has {length} bytes for {n} rows of {row_bytes}")
+    least, most = codec.member_bytes(n)
+    if not least <= length <= most:
+        raise _Bad(name, offset, offset + length, f"has {length} bytes for {n} rows of {codec.row_bytes}")
 
 
 def _check_follows(meta: Meta, chunk: ChunkIndex, first: list[Meta], chunks: list[ChunkIndex], keys: set[str]) -> None:

@@ -129,9 +129,12 @@ class Catalog:
         """Raise FormatError for numbers that cannot be, before memory is spent on them."""
         plan = self.manifest.plan
         for layer in self.layers:
-            row_bytes = sum(codec.row_bytes for codec in layer.members(plan.members).values())
+            codecs = layer.members(plan.members).values()
+            row_bytes = sum(codec.row_bytes for codec in codecs)
             for entry in self.manifest.shards[layer.name]:
-                if entry.samples * row_bytes > entry.bytes:
+                # A key in the meta takes two bytes, whatever a filter makes of the rows.
+                least = 2 * entry.samples + sum(codec.member_bytes(entry.samples)[0] for codec in codecs)
+                if entry.samples and least > entry.bytes:
                     raise FormatError(
                         f"{self.url}: {layer.name}/{entry.name}: the manifest says {entry.samples} samples of "
                         f"{row_bytes} bytes in a shard of {entry.bytes} bytes"

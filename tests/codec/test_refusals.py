@@ -17,7 +17,7 @@ from tests.codec.conftest import SPECS, values
 MAP = FeatureSpec("map", (16, 8, 8))
 
 
-@pytest.mark.parametrize("rate", [4, "fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("rate", [4, "int4", "fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
     ("spec", "place", "channel"),
@@ -135,7 +135,7 @@ def test_an_order_must_be_a_permutation(order):
         codec_from_config(config)
 
 
-@pytest.mark.parametrize("rate", [4, "fp16"])
+@pytest.mark.parametrize("rate", [4, "int4", "fp16"])
 @pytest.mark.parametrize(
     "x",
     [
@@ -155,7 +155,7 @@ def test_values_of_another_shape_or_type(rate, x):
         codec_for(rate, MAP).encode(x)
 
 
-@pytest.mark.parametrize("rate", [0.25, 4, "fp16"])
+@pytest.mark.parametrize("rate", [0.25, 4, "int3", "fp16"])
 def test_rows_and_outputs_of_another_shape_or_type(rate):
     codec = codec_for(rate, MAP)
     rows = codec.encode(values("normal", (3, 16, 8, 8)))
@@ -271,7 +271,7 @@ def test_features_that_do_not_fit_together(kind, shape, grid, k):
 
 
 def test_errors_and_codecs_pickle():
-    for rate in (4, "fp16"):
+    for rate in (4, "int4", "fp16"):
         codec = codec_for(rate, MAP, list(range(16))[::-1])
         rows = codec.encode(values("normal", (2, 16, 8, 8)))
         again = pickle.loads(pickle.dumps(codec))

@@ -11,21 +11,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmshards.codec import FeatureSpec, codec_for
+from fmshards.codec import FeatureSpec, StepSample, channel_bits, codec_for, fit_steps
 from fmshards.shards import Manifest, layer_url, read_chunk, read_index
-from tests.shards import reader40
+from tests.shards import layout40, reader40
 from tests.shards.build import SHAPES, features, small_plan, write_set
 
-ALLOWED = {"json", "math", "pathlib", "struct", "zlib", "msgpack", "numpy", "zfpy"}
+ALLOWED = {"json", "math", "pathlib", "struct", "zlib", "msgpack", "numpy", "zfpy", "zstandard"}
 
 
-def test_it_is_40_lines_on_four_packages() -> None:
-    text = Path(reader40.__file__).read_text()
-    assert sum(bool(line.strip()) for line in text.splitlines()) <= 40
-    tree = ast.walk(ast.parse(text))
-    imported = {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names}
-    assert imported == ALLOWED
-    assert "ImportFrom" not in {type(node).__name__ for node in ast.walk(ast.parse(text))}
+def test_it_is_40_lines_on_five_packages() -> None:
+    for module, lines, imported in ((reader40, 40, ALLOWED), (layout40, 16, {"math", "numpy"})):
+        text = Path(module.__file__).read_text()
+        assert sum(bool(line.strip()) for line in text.splitlines()) <= lines
+        tree = list(ast.walk(ast.parse(text)))
+        assert {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names} == imported
+        others = {node.module for node in tree if isinstance(node, ast.ImportFrom)}
+        assert others <= {"tests.shards.layout40"}
 
 
 @pytest.mark.parametrize("layer", SHAPES)
@@ -71,12 +72,21 @@ def specs(draw: st.DrawFn) -> FeatureSpec:
     return FeatureSpec(kind, (k + h * w, c), (h, w) if grid else None, k)
 
 
-@given(specs(), st.sampled_from([0.25, 2, 4, 2.625, 32, "fp32", "fp16", "bf16"]), st.integers(1, 4), st.randoms())
-@settings(max_examples=150, deadline=None)
-def test_it_decodes_every_kind_and_rate(spec: FeatureSpec, rate: Any, n: int, random: Any) -> None:
+RATES = [0.25, 2, 4, 2.625, 32, "fp32", "fp16", "bf16", *(f"int{b}" for b in range(2, 9))]
+RATES += [f"int{b}-channel" for b in (2, 3, 5, 8)]
+
+
+@given(specs(), st.sampled_from(RATES), st.sampled_from([None, "zstd"]), st.integers(1, 4), st.randoms())
+@settings(max_examples=300, deadline=None)
+def test_it_decodes_every_kind_and_rate(spec: FeatureSpec, rate: Any, filter: str | None, n: int, random: Any) -> None:
     order = list(range(spec.channels))
     random.shuffle(order)
-    codec = codec_for(rate, spec, order if isinstance(rate, (int, float)) else None)
-    rows = codec.encode(features(n, spec.shape, random.randrange(1000)))
+    x = features(n, spec.shape, random.randrange(1000))
+    sample = StepSample(spec)
+    sample.add(x)
+    bits = channel_bits(rate)
+    steps = fit_steps(sample, bits, filter is not None) if bits else None
+    codec = codec_for(rate, spec, order if isinstance(rate, (int, float)) else None, steps, filter)
+    rows = codec.encode(x)
     found = reader40.decode(codec.config(), codec.member(rows), n)
     assert np.array_equal(found, codec.decode(rows).numpy())

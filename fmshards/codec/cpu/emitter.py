@@ -1,7 +1,7 @@
 """Emits a block's arithmetic as LLVM vectors of any machine: shuffles, bit matrices, the transform.
 
 After zfp 1.0, src/template: decode.c `inv_lift`, `inv_order`, `uint2int`, encode.c `fwd_lift`,
-`fwd_order`, `int2uint`; the order of coefficients is codec3.c `perm_3`. All arithmetic on int32 wraps.
+`fwd_order`, `int2uint`; the order of coefficients is in coefficients.py. All arithmetic on int32 wraps.
 
 Registers are called by what they hold: `v[z][h]` has rows y = 2h and 2h + 1 of plane z, 4 values each.
 """
@@ -12,14 +12,9 @@ from typing import Any
 
 from llvmlite import ir
 
+from fmshards.codec.coefficients import ORDER
 from fmshards.codec.cpu.features import way
 
-# The place x + 4 y + 16 z of the i-th coefficient: by x + y + z, then by the sum of squares (zfp, `perm_3`).
-ORDER = (
-    *(0, 1, 4, 16, 20, 17, 5, 2, 8, 32, 21, 6, 18, 24, 9, 33, 36, 3, 12, 48, 22, 25, 37, 40, 34, 10, 7, 19, 28, 13, 49),
-    *(52, 41, 38, 26, 23, 29, 53, 11, 35, 44, 14, 50, 56, 42, 27, 39, 45, 30, 54, 57, 60, 51, 15, 43, 46, 58, 61, 55),
-    *(31, 62, 59, 47, 63),
-)
 NEGABINARY = 0xAAAAAAAA - (1 << 32)
 
 I8, I16, I32, I64, FLOAT = (*(ir.IntType(n) for n in (8, 16, 32, 64)), ir.FloatType())

@@ -12,7 +12,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fmshards.codec.cpu.emitter import FLOAT, I8, I16, I32, I64, NEGABINARY, ORDER, Emitter, Vector, same
+from fmshards.codec.coefficients import ORDER
+from fmshards.codec.cpu.emitter import FLOAT, I8, I16, I32, I64, NEGABINARY, Emitter, Vector, same
 
 
 def _finish(builder: Any, v: list[list[Vector]], scale: Any, lines: list[Any], pitch: Any) -> None:

@@ -18,22 +18,13 @@ import torch
 import triton
 import triton.language as tl
 
+from fmshards.codec.coefficients import ORDER
 from fmshards.codec.gpu import zfp_bits
 from fmshards.codec.gpu.rounding import TYPES, rounded
 from fmshards.codec.gpu.targets import group_starts, targets_of
 from fmshards.codec.layout import BLOCK, Layout
 
 LANES = 32
-
-# The place x + 4 y + 16 z of the i-th coefficient: by x + y + z, then by the sum of squares (zfp, codec3.c `perm_3`).
-# fmt: off
-ORDER = (
-    0, 1, 4, 16, 20, 17, 5, 2, 8, 32, 21, 6, 18, 24, 9, 33,
-    36, 3, 12, 48, 22, 25, 37, 40, 34, 10, 7, 19, 28, 13, 49, 52,
-    41, 38, 26, 23, 29, 53, 11, 35, 44, 14, 50, 56, 42, 27, 39, 45,
-    30, 54, 57, 60, 51, 15, 43, 46, 58, 61, 55, 31, 62, 59, 47, 63,
-)
-# fmt: on
 
 _TEXT = """\
 @triton.jit
