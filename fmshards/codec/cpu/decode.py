@@ -23,7 +23,7 @@ from fmshards.codec.cpu.lines import (
     half_8,
 )
 from fmshards.codec.cpu.planes import PLANES, leading_zero_planes, read_planes
-from fmshards.codec.cpu.vectors import put_block
+from fmshards.codec.cpu.vectors import join_planes, put_block
 from fmshards.jit import inner, kernel
 
 FLOAT32, FLOAT16, BFLOAT16 = 0, 1, 2
@@ -103,7 +103,7 @@ def _put(scratch: int, i: int, scales: int, line0: int, line1: int, line2: int, 
     count = load64(info + 16)
     if count:
         planes, scale = scratch + _INFO + _PLANES * i, scales + 4 * load64(info)
-        put_block(planes, load64(info + 8), count, scale, line0, line1, line2, line3, pitch)
+        put_block(planes, scale, line0, line1, line2, line3, pitch)
         return
     for y in range(4):
         down = y * pitch
@@ -229,6 +229,10 @@ def decode_rows(
                 beside = row + _item(blocks, start + min(i + 1, count - 1)) * size
                 planes = scratch + _INFO + i * _PLANES
                 _read_pair(block, beside, size, end, scratch + 24 * i, planes, scratch + _SPARE)
+            for i in range(count):
+                info = scratch + 24 * i
+                if load64(info + 16):
+                    join_planes(scratch + _INFO + _PLANES * i, load64(info + 8), load64(info + 16))
             for i in range(count):
                 run = start + i - _item(g, MAP_BLOCKS)
                 if run >= 0:

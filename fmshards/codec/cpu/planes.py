@@ -118,6 +118,16 @@ def _resolve(v: int, n: int) -> tuple[int, int, int, int]:
 
 
 @inner
+def _resolve_inner(v: int, n: int) -> tuple[int, int, int]:
+    """As `_resolve`, in fewer steps, for planes in which the last coefficient stays 0: where the new n is under 64."""
+    parity = prefix_xor(v)
+    coefficient = ~(v & parity)
+    stop = ~(v | parity)
+    before = (stop & -stop) - 1
+    return extract_bits(v & before, coefficient) << n, n + popcount(coefficient & before), popcount(before)
+
+
+@inner
 def _rest_of_planes_bmi2(data: int, end: int, first: int, out: int, at: int, n: int, count: int) -> int:
     """As `_rest_of_planes_any`, for CPUs with BMI2 and PCLMULQDQ: a plane at a time."""
     most = PLANES - first
@@ -162,11 +172,10 @@ def read_planes(data0: int, data1: int, end: int, first0: int, first1: int, out0
     if _BMI2:
         most = PLANES - max(first0, first1)
         while max(n0, n1) < _SURE and count < most:
-            bits0, new0, length0, last0 = _resolve(_window(data0, at0 + n0), n0)
-            bits1, new1, length1, last1 = _resolve(_window(data1, at1 + n1), n1)
-            behind0 = at0 + n0 + length0 + 1 - last0
-            behind1 = at1 + n1 + length1 + 1 - last1
-            if max(behind0, behind1) > end or max(length0, length1) >= _SURE:
+            bits0, new0, length0 = _resolve_inner(_window(data0, at0 + n0), n0)
+            bits1, new1, length1 = _resolve_inner(_window(data1, at1 + n1), n1)
+            behind0, behind1 = at0 + n0 + length0 + 1, at1 + n1 + length1 + 1
+            if max(behind0, behind1) > end or max(length0, length1) >= _SURE or max(new0, new1) >= 64:
                 break
             store64(out0 + 8 * count, _window(data0, at0) & _mask(n0) | bits0)
             store64(out1 + 8 * count, _window(data1, at1) & _mask(n1) | bits1)

@@ -16,45 +16,24 @@ from fmshards.codec.coefficients import ORDER
 from fmshards.codec.cpu.emitter import FLOAT, I8, I16, I32, I64, NEGABINARY, Emitter, Vector, same
 
 
-def _finish(builder: Any, v: list[list[Vector]], scale: Any, lines: list[Any], pitch: Any) -> None:
-    """Coefficients [z][y pair] to values in memory; see `put_block`."""
-    e = Emitter(builder)
-    v = [[e.signed(half) for half in plane] for plane in v]
-    for h in (0, 1):
-        lifted = e.inverse_lift(*(v[z][h] for z in range(4)))
-        for z in range(4):
-            v[z][h] = lifted[z]
-    u = e.turn_planes(v)
-    factor = e.spread(scale, 8)
-    for g in (0, 1):
-        columns = e.turn_rows(e.inverse_lift(*(u[y][g] for y in range(4))))
-        rows = e.turn_rows(e.inverse_lift(*columns))
-        for y in range(4):
-            values = builder.fmul(builder.sitofp(rows[y], ir.VectorType(FLOAT, 8)), factor)
-            down = builder.mul(pitch, ir.Constant(I64, y))
-            for part in (0, 1):
-                line = e.shuffle(values, values, [4 * part + k for k in range(4)])
-                e.store(line, builder.add(lines[2 * g + part], down))
-
-
 @intrinsic
-def put_block(typing, planes, first, count, scale, line0, line1, line2, line3, pitch):  # type: ignore[no-untyped-def]
-    """Bit planes to 64 float32 values in memory.
+def join_planes(typing, planes, first, count):  # type: ignore[no-untyped-def]
+    """Bit planes to the 64 coefficients that they make, int32 in order of z, y and x, in the same memory.
 
     planes: address of 32 words, the highest plane first, zeros after the last. first: how many planes above are left
-    out. count: how many there are. scale: address of the float32 that integers are multiplied by. line0 to line3:
-    address of the first row of each plane z; pitch: bytes from a row to the next.
+    out. count: how many there are.
     """
-    signature = types.void(*[types.int64] * 9)
 
     def build(context, builder, sig, arguments):  # type: ignore[no-untyped-def]
-        planes, first, count, scale, *lines, pitch = arguments
+        planes, first, count = arguments
         e = Emitter(builder)
-        scale = builder.load(builder.inttoptr(scale, FLOAT.as_pointer()))
 
-        def shifted(v: list[list[Vector]], by: Any, shift: Any) -> list[list[Vector]]:
+        def put(v: list[list[Vector]], by: Any, shift: Any) -> None:
             amount = e.spread(builder.trunc(by, I32), 8)
-            return [[shift(half, amount) for half in plane] for plane in v]
+            for z in range(4):
+                for h in (0, 1):
+                    place = builder.add(planes, ir.Constant(I64, 64 * z + 32 * h))
+                    e.store(e.signed(shift(v[z][h], amount)), place)
 
         def fits(most: int) -> Any:
             planes_fit = builder.icmp_signed("<=", count, ir.Constant(I64, most))
@@ -62,14 +41,10 @@ def put_block(typing, planes, first, count, scale, line0, line1, line2, line3, p
 
         with builder.if_else(fits(8)) as (few, more):
             with few:
-                v = e.eight_planes(planes)
-                v = shifted(v, builder.sub(ir.Constant(I64, 24), first), builder.shl)
-                _finish(builder, v, scale, lines, pitch)
+                put(e.eight_planes(planes), builder.sub(ir.Constant(I64, 24), first), builder.shl)
             with more, builder.if_else(fits(16)) as (some, many):
                 with some:
-                    v = e.sixteen_planes(planes, 0)
-                    v = shifted(v, builder.sub(ir.Constant(I64, 16), first), builder.shl)
-                    _finish(builder, v, scale, lines, pitch)
+                    put(e.sixteen_planes(planes, 0), builder.sub(ir.Constant(I64, 16), first), builder.shl)
                 with many:
                     high, low = e.sixteen_planes(planes, 0), e.sixteen_planes(planes, 16)
                     sixteen = same(I32, 8, 16)
@@ -77,10 +52,41 @@ def put_block(typing, planes, first, count, scale, line0, line1, line2, line3, p
                         [builder.or_(builder.shl(h, sixteen), part) for h, part in zip(*pair, strict=True)]
                         for pair in zip(high, low, strict=True)
                     ]
-                    _finish(builder, shifted(v, first, builder.lshr), scale, lines, pitch)
+                    put(v, first, builder.lshr)
         return context.get_dummy_value()
 
-    return signature, build
+    return types.void(*[types.int64] * 3), build
+
+
+@intrinsic
+def put_block(typing, coefficients, scale, line0, line1, line2, line3, pitch):  # type: ignore[no-untyped-def]
+    """64 coefficients, as `join_planes` leaves them, to 64 float32 values in memory.
+
+    scale: address of the float32 that integers are multiplied by.
+    """
+
+    def build(context, builder, sig, arguments):  # type: ignore[no-untyped-def]
+        coefficients, scale, *lines, pitch = arguments
+        e = Emitter(builder)
+        v = [[e.load(coefficients, 64 * z + 32 * h, I32, 8) for h in (0, 1)] for z in range(4)]
+        for h in (0, 1):
+            lifted = e.inverse_lift(*(v[z][h] for z in range(4)))
+            for z in range(4):
+                v[z][h] = lifted[z]
+        u = e.turn_planes(v)
+        factor = e.spread(builder.load(builder.inttoptr(scale, FLOAT.as_pointer())), 8)
+        for g in (0, 1):
+            columns = e.turn_rows(e.inverse_lift(*(u[y][g] for y in range(4))))
+            rows = e.turn_rows(e.inverse_lift(*columns))
+            for y in range(4):
+                values = builder.fmul(builder.sitofp(rows[y], ir.VectorType(FLOAT, 8)), factor)
+                down = builder.mul(pitch, ir.Constant(I64, y))
+                for part in (0, 1):
+                    line = e.shuffle(values, values, [4 * part + k for k in range(4)])
+                    e.store(line, builder.add(lines[2 * g + part], down))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 7), build
 
 
 @intrinsic
