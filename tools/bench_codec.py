@@ -33,7 +33,7 @@ from torchvision.models import resnet18, resnet50
 from torchvision.transforms import v2
 
 import fmshards
-from fmshards.codec import Codec, FeatureSpec, codec_for
+from fmshards.codec import Codec, FeatureSpec, StepSample, codec_for, fit_steps
 from fmshards.model import analyse, load_model, multi_prefix, parse_preprocess
 
 RESNET20 = (f"{ROOT}/examples/resnet20.py:resnet20", f"{DATA}/resnet20.safetensors")
@@ -172,7 +172,7 @@ def encode(reps: int) -> Iterator[Row]:
 def integers(reps: int) -> Iterator[Row]:
     for name, x in features().items():
         for rate in ("int4", "int4-channel", "int8"):
-            steps = fmshards.codec.fit_steps(x, 4) if rate.endswith("channel") else None  # type: ignore[attr-defined]
+            steps = channel_steps(x, 4) if rate.endswith("channel") else None
             codec = codec_for(rate, FeatureSpec("map", tuple(x.shape[1:])), steps=steps)
             rows, out, source = codec.encode(x), torch.empty_like(x), x.clone()
             ours, copy = in_turns(
@@ -181,6 +181,12 @@ def integers(reps: int) -> Iterator[Row]:
                 speed(partial(out.copy_, source), megabytes(x)),
             )
             yield compared(f"{rate} decode, {name}, float32", "MB/s", ours, copy, "a copy of the output")
+
+
+def channel_steps(x: torch.Tensor, bits: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    sample = StepSample(FeatureSpec("map", tuple(x.shape[1:])))
+    sample.add(x)
+    return fit_steps(sample, bits)
 
 
 def gather(reps: int) -> Iterator[Row]:
@@ -362,7 +368,7 @@ def photos(reps: int) -> Iterator[Row]:
                 url,
                 model=factory().eval(),
                 layers={"layer3": 4},
-                preprocess="resize(224, 224)+normalize(imagenet)",
+                preprocess="resize((224, 224))+normalize(imagenet)",
                 recipe="flip+crop(pad=16)",
                 mirror="mapped(kernel=1)",
                 calibration=64,

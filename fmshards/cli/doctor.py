@@ -31,6 +31,7 @@ def command(as_json: bool) -> None:
         ratio = speed[what] / speed[f"zfpy_{what}"]
         beside = f"zfpy {speed[f'zfpy_{what}']:,} MB/s ({ratio:.2f} times)"
         click.echo(f"{what:9} {speed[what]:,} MB/s of float32 in one thread, 4 bits a value; beside it {beside}")
+    click.echo(f"cuda      {found['cuda'] or 'no device'}")
     click.echo(f"results   {'equal to' if found['equal'] else 'NOT EQUAL TO'} zfpy's, bit for bit")
     click.echo(f"versions  {versions}")
     sys.exit(0 if found["equal"] else 1)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fmshards import jit
+from fmshards.codec import engine_triton
 from fmshards.codec.engine import engine
 from fmshards.codec.engine_zfpy import decode_rows as zfpy_decode
 from fmshards.codec.engine_zfpy import encode_rows as zfpy_encode
@@ -25,6 +26,7 @@ _SPEC, _SAMPLES, _ROUNDS = FeatureSpec("map", (64, 16, 16)), 64, 5
 def report() -> dict[str, Any]:
     """The engine, why it was chosen, where compiled kernels are, and speeds of one thread, as plain JSON.
 
+    cuda: which engine decodes rows that are on a CUDA device, None where there is no device.
     speed: MB of float32 a second, "decode" and "encode" at 4 bits a value of maps [64, 16, 16], beside zfpy's in the
     same rounds, medians of 5. equal: whether both gave the same bytes. Takes a second or two, and some seconds more
     where kernels are compiled. Raises InputError as `engine` does.
@@ -55,8 +57,18 @@ def report() -> dict[str, Any]:
         "kernels": None if folder is None else str(folder),
         "first_call_seconds": round(first, 3),
         "speed": {name: round(x.nbytes / took / 1e6) for name, took in seconds.items()},
+        "cuda": _cuda(),
         "equal": bool(np.array_equal(rows, other_rows) and warm.tobytes() == other.tobytes()),
     }
+
+
+def _cuda() -> str | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    lacking = engine_triton.missing()
+    return "triton" if lacking is None else f"none, rows go over the CPU: {lacking}"
 
 
 def _smooth_maps() -> np.ndarray[Any, np.dtype[np.float32]]:

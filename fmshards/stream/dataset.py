@@ -112,6 +112,11 @@ class FeatureDataset(IterableDataset[Batch]):
         job = self._job(ranks, workers)
         return memory_needed(self._plan(ranks, workers), job) if self.train else evaluation_memory(job)
 
+    def prepare(self) -> None:
+        """Before workers start: see FeatureDecoder.prepare. Nothing to do where rows are left as they are."""
+        if self._decoder is not None:
+            self._decoder.prepare()
+
     def deal(self, workers: int = 0) -> order.Deal:
         """N, n, B, G, K, M of a training order with `workers` workers a rank."""
         return self._plan(self._rank()[1], workers)

@@ -89,6 +89,20 @@ class FeatureDecoder(nn.Module):
             x = self._augmented(layer, self._features(layer.codec, rows), view, batch)
         return x.to(self.dtype).contiguous(memory_format=self._format(layer.codec.spec))
 
+    def prepare(self) -> None:
+        """Do once what a first batch on a CPU takes longer for: compile kernels, or load them from disk.
+
+        Processes forked afterwards have them; those started otherwise find them on disk.
+        """
+        for layer in self._layers:
+            codec = layer.codec.codec
+            theta = torch.eye(2, 3)[None].clone()
+            if codec.spec.spatial is not None:
+                theta[:, 0, 2] = 1 / 3
+            row = torch.zeros(1, codec.row_bytes, dtype=torch.uint8)
+            batch = {f"{layer.plan.name}.rows": row, "theta": theta, "mirrored": torch.zeros(1, dtype=torch.bool)}
+            self.decode_layer(layer.plan.name, batch)
+
     @torch.no_grad()
     def decode_view(self, name: str, rows: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
         """A layer's view rows uint8 [B, row_bytes] as `dtype` [B, *shape of the sensitive channels]."""

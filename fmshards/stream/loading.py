@@ -92,6 +92,8 @@ def loader(
     )
     workers = _workers(dataset, groups) if num_workers is None else num_workers
     dataset.memory_needed(workers)
+    if workers:
+        dataset.prepare()
     return FeatureLoader(
         dataset,
         batch_size=None,
