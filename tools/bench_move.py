@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from check_views import ROOT, machine
+from measure import ROOT, machine
 
 from fmshards.augment import FLIP, compose, crop_box, move, replace, s_theta, translate
 from fmshards.codec import FeatureSpec

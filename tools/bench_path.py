@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -28,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measure import DATA, ROOT, Row, compared, in_turns, machine, write_table
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -43,16 +43,12 @@ from fmshards.extract.sources import open_source
 from fmshards.model import load_model, parse_preprocess
 from fmshards.stream import decode as stream_decode
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "examples" / "data"
 TRAIN = sorted(str(p) for p in DATA.glob("cifar10-train-*.tar"))
 RESNET20 = (f"{ROOT}/examples/resnet20.py:resnet20", f"{DATA}/resnet20.safetensors")
 CIFAR = "normalize(imagenet)"
 RECIPE = "flip+crop(pad=4)"
 LAYER = "layer2"
 BATCH = 100
-
-Row = tuple[str, str, str, str]
 
 
 def main() -> None:
@@ -71,50 +67,8 @@ def main() -> None:
             for row in PARTS[part](Path(scratch), args.reps):
                 rows.append(row)
                 print(" | ".join(row), flush=True)
-    text = "\n".join(
-        [
-            "# tools/bench_path.py",
-            "",
-            f"{machine()}. Medians of {args.reps} rounds in which the sides take turns.",
-            "",
-            "| what | fmshards | beside | ratio |",
-            "|---|---|---|---|",
-            *("| " + " | ".join(row) + " |" for row in rows),
-            "",
-        ]
-    )
-    print("\n" + text)
-    args.results.parent.mkdir(parents=True, exist_ok=True)
-    args.results.write_text(text)
-
-
-def machine() -> str:
-    model = platform.processor() or platform.machine()
-    with open("/proc/cpuinfo") as info:
-        model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), model)
-    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}"
-
-
-def in_turns(reps: int, *sides: Callable[[], float]) -> list[list[float]]:
-    """Each side's figures; every round runs each side once, and a first round is thrown away."""
-    figures: list[list[float]] = [[] for _ in sides]
-    for turn in range(reps + 1):
-        for side, found in zip(sides, figures, strict=True):
-            value = side()
-            if turn:
-                found.append(value)
-    return figures
-
-
-def compared(what: str, unit: str, ours: list[float], other: list[float], note: str) -> Row:
-    """A row: medians, and the median of the rounds' ratios."""
-    ratio = statistics.median(a / b for a, b in zip(ours, other, strict=True))
-    return (
-        what,
-        f"{statistics.median(ours):,.0f} {unit}",
-        f"{statistics.median(other):,.0f} {unit}: {note}",
-        f"{ratio:.2f}",
-    )
+    note = f"{machine()}. Medians of {args.reps} rounds in which the sides take turns."
+    write_table(args.results, "tools/bench_path.py", note, ("what", "fmshards", "beside", "ratio"), rows)
 
 
 # Extraction, beside the bare forward.

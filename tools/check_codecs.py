@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import zstandard
-from check_views import DATA, LAYERS, ROOT, load, machine
+from check_views import LAYERS, load
+from measure import DATA, ROOT, machine
 
 from fmshards.codec import Codec, FeatureSpec, StepSample, channel_bits, codec_for, fit_steps
 from fmshards.model import cuts, find_cut, load_model, multi_prefix, parse_preprocess, split

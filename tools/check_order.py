@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from check_views import DATA, ROOT, load, machine
+from check_views import load
+from measure import DATA, ROOT, machine
 from PIL import Image
 from torchvision.models import resnet50
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import platform
 import sys
 import tarfile
 import time
@@ -24,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measure import DATA, ROOT, machine
 from PIL import Image
 
-import fmshards
 from fmshards.augment import Mirror, MirrorMap, Recipe, fresh_theta, move, parse_recipe, render
 from fmshards.augment import replace as put
 from fmshards.codec import FeatureSpec
@@ -34,8 +33,6 @@ from fmshards.model import Preprocess, cuts, find_cut, load_model, multi_prefix,
 from fmshards.plan import Comparison, LayerCalibration, Sensitive, calibrate, cell_centres
 from fmshards.shards import Grid
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "examples" / "data"
 LAYERS = ("layer1", "layer2", "layer3")
 RECIPES = ("crop(pad=4)", "flip", "flip+crop(pad=4)", "resized_crop(scale=(0.5, 1.0))")
 FRACTIONS = (0.25, 0.5)
@@ -355,20 +352,6 @@ def summary(rows: list[Row]) -> list[str]:
         line(f"flips, {half}: by error / by cosine", "accuracy", flip, *((f"{half}, {b}",) for b in BY)),
         line(f"shifts, {quarter} / {half} / all", "error", crop, *((f"{q}, {BY[0]}",) for q in (quarter, half)), true),
     ]
-
-
-def machine(threads: int) -> str:
-    """CPU, cores and versions; no names of hosts or folders."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text().splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        cpu = f"{names[0]}, {len(names)} cores" if names else cpu
-    return (
-        f"{cpu} ({threads} used), Python {platform.python_version()}, torch {torch.__version__}, "
-        f"fmshards {getattr(fmshards, '__version__', '0.1.0')}"
-    )
 
 
 if __name__ == "__main__":

@@ -17,13 +17,14 @@ DATA = ROOT / "examples" / "data"
 Row = tuple[str, str, str, str]
 
 
-def machine() -> str:
-    """The CPU, its cores and the versions that figures depend on."""
+def machine(threads: int | None = None) -> str:
+    """The CPU, its cores and the versions that figures depend on; no names of hosts or folders."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}"
+    used = "" if threads is None else f" ({threads} used)"
+    return f"{model}, {os.cpu_count()} cores{used}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def in_turns(reps: int, *sides: Callable[[], float]) -> list[list[float]]:
