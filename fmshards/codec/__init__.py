@@ -19,6 +19,7 @@
     steps.py          scales and offsets of channels for it, from a sample
     engine_int.py     compiled kernels of cpu/, or numpy
     raw.py            the codec `raw`: fp32, fp16, bf16
+    members.py        members that are just their rows, which both of these store
     filter.py         a lossless filter over any codec's members: `zstd`
 
     engine_triton.py  rows on a CUDA device: the kernels of gpu/

@@ -16,8 +16,9 @@ from fmshards.codec import engine_triton
 from fmshards.codec.check import check_batch, check_rows, float32_slab, output, slabs
 from fmshards.codec.feature import FeatureSpec
 from fmshards.codec.layout import channel_of_value
+from fmshards.codec.members import PlainMembers
 from fmshards.codec.threads import over_rows
-from fmshards.errors import CodecError, CorruptError
+from fmshards.errors import CodecError
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ _CLOSE_TO_INFINITE = np.float32(2.0**126)
 
 
 @dataclass(frozen=True)
-class IntCodec:
+class IntCodec(PlainMembers):
     """Rows of `bits` a value, 2 to 8. steps: None, or the scale and offset of each channel, exactly float32."""
 
     spec: FeatureSpec
@@ -114,21 +115,6 @@ class IntCodec:
 
         over_rows(part, len(data), self.spec.values)
         return to if out is None else out
-
-    def member(self, rows: npt.NDArray[np.uint8]) -> bytes:
-        """The stored member of a chunk: its rows."""
-        return check_rows(rows, self.row_bytes).tobytes()
-
-    def member_bytes(self, n: int) -> tuple[int, int]:
-        """The fewest and the most bytes that a member of n rows can have."""
-        return n * self.row_bytes, n * self.row_bytes
-
-    def rows(self, member: bytes, n: int) -> npt.NDArray[np.uint8]:
-        """uint8 [n, row_bytes], a read-only view of a member. Raises CorruptError on a wrong length."""
-        expected = n * self.row_bytes
-        if n < 0 or len(member) != expected:
-            raise CorruptError(f"expected an int member of {expected} bytes for {n} samples, found {len(member)}")
-        return np.frombuffer(member, np.uint8).reshape(n, self.row_bytes)
 
     def config(self) -> dict[str, Any]:
         """All of the codec, as JSON; `codec_from_config` reads it."""

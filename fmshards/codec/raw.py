@@ -11,7 +11,8 @@ import numpy.typing as npt
 from fmshards.codec.check import check_batch, check_rows, float32_slab, output, slabs
 from fmshards.codec.feature import FeatureSpec
 from fmshards.codec.layout import channel_of_value
-from fmshards.errors import CodecError, CorruptError
+from fmshards.codec.members import PlainMembers
+from fmshards.errors import CodecError
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,7 @@ ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 @dataclass(frozen=True)
-class RawCodec:
+class RawCodec(PlainMembers):
     """Rows of the values themselves as `dtype`: "fp32", "fp16" or "bf16" (rounded to nearest, ties to even)."""
 
     spec: FeatureSpec
@@ -77,21 +78,6 @@ class RawCodec:
             values = torch.from_numpy(np.array(data[first:last], order="C")).view(self._torch_dtype())
             to[first:last].copy_(values.view(last - first, *self.spec.shape))
         return to if out is None else out
-
-    def member(self, rows: npt.NDArray[np.uint8]) -> bytes:
-        """The stored member of a chunk: its rows."""
-        return check_rows(rows, self.row_bytes).tobytes()
-
-    def member_bytes(self, n: int) -> tuple[int, int]:
-        """The fewest and the most bytes that a member of n rows can have."""
-        return n * self.row_bytes, n * self.row_bytes
-
-    def rows(self, member: bytes, n: int) -> npt.NDArray[np.uint8]:
-        """uint8 [n, row_bytes], a read-only view of a member. Raises CorruptError on a wrong length."""
-        expected = n * self.row_bytes
-        if n < 0 or len(member) != expected:
-            raise CorruptError(f"expected a raw member of {expected} bytes for {n} samples, found {len(member)}")
-        return np.frombuffer(member, np.uint8).reshape(n, self.row_bytes)
 
     def config(self) -> dict[str, Any]:
         """All of the codec, as JSON; `codec_from_config` reads it."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +42,32 @@ def test_both_ways_give_the_same_tensors(built: BuiltSet, workers: int, train: b
             assert same, name
             if isinstance(value, torch.Tensor):
                 assert made[name].dtype == value.dtype
+
+
+@pytest.mark.parametrize("kind", list(SPECS))
+def test_what_a_first_batch_needs_can_be_made_ready_before(tmp_path: Path, kind: str) -> None:
+    built = build_set(tmp_path / "set", kind=kind, layers={"a": "4", "b": "int4", "c": "fp16"})
+    decoder = FeatureDecoder(built.url)
+    batch = next(iter(FeatureDataset(built.url, batch_size=8, decode=False)))
+    before = decoder(batch)
+    decoder.prepare()
+    for name in ("a", "b", "c"):
+        assert torch.equal(decoder(batch)[name], before[name])
+
+
+def test_kernels_are_there_before_workers_start(tmp_path: Path) -> None:
+    """Workers that start at once would each compile them; the loader's own process does it once."""
+    built = build_set(tmp_path / "set", layers={"a": "4"}, recipe="flip+crop(pad=4)")
+    program = (
+        "import sys; from fmshards import jit, loader\n"
+        f"made = loader({built.url!r}, batch_size=8, num_workers=1, multiprocessing_context='spawn')\n"
+        "from fmshards.codec.cpu import decode\n"
+        "from fmshards.augment import move_cpu\n"
+        "assert jit.missing() or decode.decode_rows.seconds is not None\n"
+        "assert jit.missing() or move_cpu._move_planes.seconds is not None"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_decoder_adds_nothing_to_a_models_state(built: BuiltSet) -> None:
