@@ -8,6 +8,7 @@ tables. Where triton is missing the codecs bring rows to the CPU and take featur
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -44,8 +45,54 @@ def missing() -> str | None:
 
 
 def available(device: torch.device) -> bool:
-    """Whether rows on this device are decoded by the kernels."""
-    return device.type == "cuda" and missing() is None
+    """Whether rows on this device are decoded by the kernels.
+
+    The first question about a device tries them there on a few rows, unless a graph is being captured or compiled.
+    """
+    if device.type != "cuda" or missing() is not None:
+        return False
+    return untimely() or _sound(device)
+
+
+def untimely() -> bool:
+    """Whether the host may not wait for a device now."""
+    import torch
+
+    return torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing()
+
+
+@lru_cache(maxsize=16)
+def _sound(device: torch.device) -> bool:
+    """Whether the kernels give on this device what the CPU does, to the last bit; warns where they do not."""
+    import torch
+
+    from fmshards.codec.choose import codec_for
+
+    random = torch.Generator().manual_seed(0)
+    try:
+        for rate, shape in (("4", (16, 14, 14)), ("2", (8, 8, 8)), ("int4", (8, 14, 14))):
+            codec = codec_for(rate, FeatureSpec("map", shape))
+            rows = torch.from_numpy(codec.encode(torch.randn(3, *shape, generator=random)))
+            expected, found = codec.decode(rows), torch.full((3, *shape), torch.nan, device=device)
+            if codec.name == "zfp":
+                decode_zfp(rows.to(device), codec.layout, codec.block_bits, found)  # type: ignore[attr-defined]
+            else:
+                decode_int(rows.to(device), codec.spec, 4, None, None, found)
+            if not torch.equal(found.cpu(), expected):
+                raise CodecError(f"rows at {rate} decode to other values than on the CPU")
+    except Exception as error:  # a compiler or driver that does not fit raises what it likes
+        fall_back(device, "rows are decoded on the CPU", error)
+        return False
+    return True
+
+
+def fall_back(device: torch.device, what: str, error: Exception) -> None:
+    """Warn that something is done another way, since a trial of the kernels failed."""
+    text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:300]
+    warnings.warn(
+        f"{what}: a trial of the kernels on {device} failed ({text}). Results are right, and slower; please report it",
+        stacklevel=4,
+    )
 
 
 def try_zfp(

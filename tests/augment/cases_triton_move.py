@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fmshards.augment import FLIP, compose, crop_box, identity_theta, move, translate
+from fmshards.augment import FLIP, compose, crop_box, identity_theta, move, on_device, translate
 from fmshards.augment.on_device import move_and_replace
 from fmshards.codec import FeatureSpec
 from fmshards.errors import InputError
@@ -116,3 +116,14 @@ def test_shapes_that_do_not_fit_are_refused():
     for count, view in ((1, None), (2, features(MAP.select(2), 2))):
         with pytest.raises(InputError, match=r"features|a view of"):
             move_and_replace(x, theta[:count], still, MAP, None, None, SIZE, view, SENSITIVE, torch.float32)
+
+
+def test_a_trial_finds_a_kernel_that_is_unsound(monkeypatch):
+    on_device._sound.cache_clear()
+    assert on_device._sound(DEVICE)
+    for broken in (lambda *given: move_and_replace(*given).mul(2), lambda *given: 1 / 0):
+        on_device._sound.cache_clear()
+        monkeypatch.setattr(on_device, "move_and_replace", broken)
+        with pytest.warns(UserWarning, match="moved by torch.*please report it"):
+            assert not on_device._sound(DEVICE)
+    on_device._sound.cache_clear()

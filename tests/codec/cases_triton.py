@@ -252,3 +252,18 @@ def test_int_takes_rows_on_a_device():
     assert engine_triton.try_int(on, spec, 4, steps, 60, turned, None) is turned
     assert torch.equal(turned.cpu(), expected)
     assert engine_triton.try_int(rows, spec, 4, steps, 60, None, None) is None
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_trial_finds_kernels_that_are_unsound(monkeypatch):
+    real = engine_triton.decode_zfp
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_triton, "available", lambda device: False)
+        engine_triton._sound.cache_clear()
+        assert engine_triton._sound(DEVICE)
+        for broken in (lambda *given: real(*given) or given[3].mul_(2), lambda *given: 1 / 0):
+            engine_triton._sound.cache_clear()
+            patch.setattr(engine_triton, "decode_zfp", broken)
+            with pytest.warns(UserWarning, match="decoded on the CPU.*please report it"):
+                assert not engine_triton._sound(DEVICE)
+    engine_triton._sound.cache_clear()
