@@ -72,7 +72,7 @@ def test_any_block_is_what_zfpy_makes_of_it(bits):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bits", range(16, 2049, 8 if DEVICE.type == "cuda" else 56))
+@pytest.mark.parametrize("bits", range(16, 2049, 8 if DEVICE.type == "cuda" else 168))
 def test_any_block_of_any_size_is_what_zfpy_makes_of_it(bits):
     check_hostile(bits)
 
@@ -97,9 +97,9 @@ def test_every_value_goes_to_its_place(spec, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bits", BITS if DEVICE.type == "cuda" else [40, 256])
+@pytest.mark.parametrize("bits", BITS if DEVICE.type == "cuda" else [40])
 @pytest.mark.parametrize("ordered", [False, True])
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", SPECS if DEVICE.type == "cuda" else SPECS[::3], ids=str)
 def test_every_value_of_every_layout_goes_to_its_place(spec, ordered, bits):
     order = np.random.default_rng(2).permutation(spec.channels) if ordered else None
     codec = codec_for(bits / 64, spec, order)
