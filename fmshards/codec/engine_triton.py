@@ -58,7 +58,7 @@ def untimely() -> bool:
     """Whether the host may not wait for a device now."""
     import torch
 
-    return torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing()
+    return torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 
 
 @lru_cache(maxsize=16)
