@@ -31,6 +31,6 @@ class PlainMembers:
         expected = n * self.row_bytes
         if n < 0 or len(member) != expected:
             raise CorruptError(
-                f"expected a member {self.name} of {expected} bytes for {n} samples, found {len(member)}"
+                f"expected one {self.name} member of {expected} bytes for {n} samples, found {len(member)}"
             )
         return np.frombuffer(member, np.uint8).reshape(n, self.row_bytes)
