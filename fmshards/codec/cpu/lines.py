@@ -30,8 +30,8 @@ def _as_bfloat16(e: Emitter, values: Vector) -> Vector:
 def _copier(n: int, convert: Any) -> Any:
     """An intrinsic (source, destination): n float32 from an address to an address, converted."""
 
-    def copy(typing, source, destination):  # type: ignore[no-untyped-def]
-        def build(context, builder, sig, arguments):  # type: ignore[no-untyped-def]
+    def copy(typing: Any, source: Any, destination: Any) -> Any:
+        def build(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
             e = Emitter(builder)
             values = e.load(arguments[0], 0, FLOAT, n)
             e.store(values if convert is None else convert(e, values), arguments[1])

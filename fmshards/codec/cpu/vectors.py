@@ -17,14 +17,14 @@ from fmshards.codec.cpu.emitter import FLOAT, I8, I16, I32, I64, NEGABINARY, Emi
 
 
 @intrinsic
-def join_planes(typing, planes, first, count):  # type: ignore[no-untyped-def]
+def join_planes(typing: Any, planes: Any, first: Any, count: Any) -> Any:
     """Bit planes to the 64 coefficients that they make, int32 in order of z, y and x, in the same memory.
 
     planes: address of 32 words, the highest plane first, zeros after the last. first: how many planes above are left
     out. count: how many there are.
     """
 
-    def build(context, builder, sig, arguments):  # type: ignore[no-untyped-def]
+    def build(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
         planes, first, count = arguments
         e = Emitter(builder)
 
@@ -59,13 +59,15 @@ def join_planes(typing, planes, first, count):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def put_block(typing, coefficients, scale, line0, line1, line2, line3, pitch):  # type: ignore[no-untyped-def]
+def put_block(
+    typing: Any, coefficients: Any, scale: Any, line0: Any, line1: Any, line2: Any, line3: Any, pitch: Any
+) -> Any:
     """64 coefficients, as `join_planes` leaves them, to 64 float32 values in memory.
 
     scale: address of the float32 that integers are multiplied by.
     """
 
-    def build(context, builder, sig, arguments):  # type: ignore[no-untyped-def]
+    def build(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
         coefficients, scale, *lines, pitch = arguments
         e = Emitter(builder)
         v = [[e.load(coefficients, 64 * z + 32 * h, I32, 8) for h in (0, 1)] for z in range(4)]
@@ -90,10 +92,10 @@ def put_block(typing, coefficients, scale, line0, line1, line2, line3, pitch):  
 
 
 @intrinsic
-def largest_magnitude(typing, line0, line1, line2, line3, pitch):  # type: ignore[no-untyped-def]
+def largest_magnitude(typing: Any, line0: Any, line1: Any, line2: Any, line3: Any, pitch: Any) -> Any:
     """The bits, without the sign, of the largest of 64 float32 magnitudes; lines and pitch as in `put_block`."""
 
-    def build(context, builder, sig, arguments):  # type: ignore[no-untyped-def]
+    def build(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
         e = Emitter(builder)
         *lines, pitch = arguments
         magnitude = same(I32, 4, 0x7FFFFFFF)
@@ -112,13 +114,15 @@ def largest_magnitude(typing, line0, line1, line2, line3, pitch):  # type: ignor
 
 
 @intrinsic
-def transform_block(typing, scale, line0, line1, line2, line3, pitch, out):  # type: ignore[no-untyped-def]
+def transform_block(
+    typing: Any, scale: Any, line0: Any, line1: Any, line2: Any, line3: Any, pitch: Any, out: Any
+) -> Any:
     """64 float32 to 64 coefficients in negabinary, uint32 at the address `out`, in order of z, y and x.
 
     scale: address of the float32 that values are multiplied by; lines and pitch as in `put_block`.
     """
 
-    def build(context, builder, sig, arguments):  # type: ignore[no-untyped-def]
+    def build(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
         e = Emitter(builder)
         scale, *lines, pitch, out = arguments
         factor = e.spread(builder.load(builder.inttoptr(scale, FLOAT.as_pointer())), 8)
@@ -145,13 +149,13 @@ def transform_block(typing, scale, line0, line1, line2, line3, pitch, out):  # t
 
 
 @intrinsic
-def split_bytes(typing, coefficients, lowest, out):  # type: ignore[no-untyped-def]
+def split_bytes(typing: Any, coefficients: Any, lowest: Any, out: Any) -> Any:
     """The bytes from bit `lowest` + 8 on, then those from bit `lowest` on, of 64 coefficients: 2 x 64 bytes at `out`.
 
     coefficients: as `transform_block` leaves them. In the order of the stream.
     """
 
-    def build(context, builder, sig, arguments):  # type: ignore[no-untyped-def]
+    def build(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
         e = Emitter(builder)
         coefficients, lowest, out = arguments
         by = e.spread(builder.trunc(lowest, I32), 8)
@@ -175,10 +179,10 @@ def split_bytes(typing, coefficients, lowest, out):  # type: ignore[no-untyped-d
 
 
 @intrinsic
-def plane_bits(typing, data, bit):  # type: ignore[no-untyped-def]
+def plane_bits(typing: Any, data: Any, bit: Any) -> Any:
     """Bit `bit` (0 to 7) of each of 64 bytes at the address `data`, as 64 bits."""
 
-    def build(context, builder, sig, arguments):  # type: ignore[no-untyped-def]
+    def build(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
         e = Emitter(builder)
         data, bit = arguments
         # To the top of each byte: what comes over from the byte below stays under it.
