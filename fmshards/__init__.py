@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fmshards.extract import extract as extract
+    from fmshards.extraction import extract as extract
     from fmshards.model import cuts as cuts
     from fmshards.model import split as split
     from fmshards.stream import FeatureDataset as FeatureDataset
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 _HOME = {
     "cuts": "fmshards.model",
     "split": "fmshards.model",
-    "extract": "fmshards.extract",
+    "extract": "fmshards.extraction",
     "FeatureDataset": "fmshards.stream",
     "FeatureDecoder": "fmshards.stream",
     "loader": "fmshards.stream",
@@ -38,9 +38,7 @@ __all__ = ["__version__", *_HOME]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'fmshards' has no attribute {name!r}")
-    module = importlib.import_module(_HOME[name])
-    # The room `extract` is itself callable: whichever of room and function was bound first, a call works.
-    value = module if name == "extract" else getattr(module, name)
+    value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from fmshards import jit
+from fmshards.kernels import jit
 
 pytestmark = pytest.mark.skipif(jit.missing() is not None, reason="numba is not here")
 
 PROGRAM = """
 import json, sys
 import numpy as np
-from fmshards import jit
+from fmshards.kernels import jit
 
 @jit.inner
 def twice(x):

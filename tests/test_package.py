@@ -20,9 +20,9 @@ def test_public_names_are_what_they_say() -> None:
         _ = fmshards.no_such_name
 
 
-@pytest.mark.parametrize("first", ["import fmshards.extract", "from fmshards.extract import extract", "pass"])
+@pytest.mark.parametrize("first", ["import fmshards.extraction", "from fmshards.extraction import extract", "pass"])
 def test_extract_is_callable_whatever_was_imported_first(first: str) -> None:
-    code = f"{first}\nimport fmshards\nassert callable(fmshards.extract)\nfrom fmshards.extract import extract"
+    code = f"{first}\nimport fmshards\nassert callable(fmshards.extraction)\nfrom fmshards.extraction import extract"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

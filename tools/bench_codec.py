@@ -56,7 +56,7 @@ def main() -> None:
         for row in PARTS[part](args.reps):
             rows.append(row)
             print(" | ".join(row), flush=True)
-    from fmshards.codec.engine import engine
+    from fmshards.codec.zfp.engine import engine
 
     note = (
         f"{machine()}. Engine {engine().name}: {engine().why}. One thread; medians of {args.reps} rounds in which the "

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fmshards.codec import FeatureSpec, codec_for, engine_triton
+from fmshards.codec import FeatureSpec, codec_for, on_cuda
+from fmshards.kernels import cuda
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SPECS = {
@@ -40,8 +41,8 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("bench_gpu: there is no CUDA device here; nothing was measured")
-    if engine_triton.missing():
-        raise SystemExit(f"bench_gpu: {engine_triton.missing()}")
+    if cuda.missing():
+        raise SystemExit(f"bench_gpu: {cuda.missing()}")
     name = torch.cuda.get_device_name()
     lines = [
         f"# Decoding on {name}",
@@ -74,7 +75,7 @@ def sides(spec: FeatureSpec) -> dict[str, tuple[np.ndarray, Decode, torch.Tensor
         rows = codec.encode(x)
         found[f"zfp {bits} bits"] = (rows, lambda on, out, codec=codec: codec.decode(on, out=out), codec.decode(rows))
     rows, decoded = int_rows(x.numpy(), spec, 4)
-    found["int 4 bits"] = (rows, lambda on, out: engine_triton.decode_int(on, spec, 4, None, None, out), decoded)
+    found["int 4 bits"] = (rows, lambda on, out: on_cuda.decode_int(on, spec, 4, None, None, out), decoded)
     return found
 
 

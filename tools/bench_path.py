@@ -35,11 +35,11 @@ from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 import fmshards
-from fmshards.codec.zfp import ZfpCodec
-from fmshards.extract.batches import decoded_batches
-from fmshards.extract.decode import Decoder
-from fmshards.extract.progress import Clock
-from fmshards.extract.sources import open_source
+from fmshards.clock import Clock
+from fmshards.codec.zfp.codec import ZfpCodec
+from fmshards.extraction.batches import decoded_batches
+from fmshards.extraction.decode import Decoder
+from fmshards.extraction.sources import open_source
 from fmshards.model import load_model, parse_preprocess
 from fmshards.stream import decode as stream_decode
 

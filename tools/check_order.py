@@ -21,9 +21,9 @@ from PIL import Image
 from torchvision.models import resnet50
 
 from fmshards.codec import FeatureSpec, codec_for
-from fmshards.codec.layout import layout_of
+from fmshards.codec.zfp.channel_order import ChannelSample
+from fmshards.codec.zfp.layout import layout_of
 from fmshards.model import Preprocess, cuts, find_cut, load_model, multi_prefix, parse_preprocess, split
-from fmshards.plan.order import ChannelSample
 
 RATES = (2, 4, 8)
 BATCH = 50

@@ -5,7 +5,8 @@ and its feature is made in different ways from what a set would store. Truth is 
 published rest of the network, untouched, then classifies: accuracy shows how much of the feature it can still use.
 
 In a recipe that flips EVERY sample is flipped here (in training it is half of them): the unflipped are the recipe
-without its flip. Grid, fill, mirror maps and sensitive channels come from `fmshards.plan.calibrate` on training images.
+without its flip. Grid, fill, mirror maps and sensitive channels come from `fmshards.calibration.calibrate` on training
+images.
 
     python tools/check_views.py            # about 5 minutes on one core; writes tools/results/check_views.md
 """
@@ -28,9 +29,9 @@ from PIL import Image
 
 from fmshards.augment import Mirror, MirrorMap, Recipe, fresh_theta, move, parse_recipe, render
 from fmshards.augment import replace as put
+from fmshards.calibration import Comparison, LayerCalibration, Sensitive, calibrate, cell_centres
 from fmshards.codec import FeatureSpec
 from fmshards.model import Preprocess, cuts, find_cut, load_model, multi_prefix, parse_preprocess, split
-from fmshards.plan import Comparison, LayerCalibration, Sensitive, calibrate, cell_centres
 from fmshards.shards import Grid
 
 LAYERS = ("layer1", "layer2", "layer3")

@@ -11,16 +11,15 @@
 
 from __future__ import annotations
 
-from fmshards.augment.channels import replace
 from fmshards.augment.custom import custom_view
 from fmshards.augment.draws import fresh_theta, view_reference, view_theta
-from fmshards.augment.fit import fit_mirror, mirror_error
+from fmshards.augment.features.channels import replace
+from fmshards.augment.features.move import move
 from fmshards.augment.mirror import Mirror, parse_mirror
 from fmshards.augment.mirror_map import MirrorMap
 from fmshards.augment.random import draw, hash64, philox, uniforms
 from fmshards.augment.recipe import Crop, Flip, Recipe, ResizedCrop, parse_recipe
-from fmshards.augment.s_theta import move
-from fmshards.augment.t_theta import render
+from fmshards.augment.render import render
 from fmshards.augment.theta import FLIP, compose, crop_box, identity_theta, invert, phi_of, translate
 
 __all__ = [
@@ -35,12 +34,10 @@ __all__ = [
     "crop_box",
     "custom_view",
     "draw",
-    "fit_mirror",
     "fresh_theta",
     "hash64",
     "identity_theta",
     "invert",
-    "mirror_error",
     "move",
     "parse_mirror",
     "parse_recipe",

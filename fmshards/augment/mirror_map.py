@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fmshards.augment.layout import from_map, to_map
+from fmshards.augment.features.places import from_map, to_map
 from fmshards.augment.mirror import LARGEST_KERNEL
 from fmshards.codec import FeatureSpec
 from fmshards.errors import FormatError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from fmshards.cli.options import bytes_text, json_option, print_json, table, weights_option
+from fmshards.cli.options import json_option, print_json, table, weights_option
+from fmshards.units import bytes_text
 
 
 @click.command("cuts")

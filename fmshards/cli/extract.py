@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from fmshards.cli.options import MODEL_HELP, bytes_text, json_option, print_json, weights_option
+from fmshards.cli.options import MODEL_HELP, json_option, print_json, weights_option
+from fmshards.units import bytes_text
 
 
 @click.command("extract")
@@ -58,7 +59,7 @@ def command(source: str, out: str, layers: tuple[str, ...], as_json: bool, **opt
     SOURCE is WebDataset shards (braces; a path or a URL) or a folder of images in class folders. What is
     already whole in OUT is kept, so that the same command continues where it was stopped.
     """
-    from fmshards.extract import extract, layer_rates
+    from fmshards.extraction import extract, layer_rates
 
     manifest = extract(source, out, layers=layer_rates(layers), progress=True, **options)
     sizes = {name: sum(s.bytes for s in shards) for name, shards in manifest.shards.items()}

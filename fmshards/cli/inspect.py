@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from fmshards.cli.options import bytes_text, json_option, print_json, table
+from fmshards.cli.options import json_option, print_json, table
+from fmshards.units import bytes_text
 
 
 @click.command("inspect")

@@ -41,12 +41,3 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
 
 def _is_number(text: str) -> bool:
     return not text or text[0].isdigit() or text[0] in "-."
-
-
-def bytes_text(count: float) -> str:
-    """1234567 -> '1.23 MB' (powers of ten)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

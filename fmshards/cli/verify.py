@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from fmshards.cli.options import MODEL_HELP, bytes_text, json_option, print_json, weights_option
+from fmshards.cli.options import MODEL_HELP, json_option, print_json, weights_option
+from fmshards.units import bytes_text
 
 
 @click.command("verify")
@@ -24,7 +25,7 @@ def command(
     Checked: checksums, digests, counts, the order of members. The exit code is 1 where anything is wrong; the first
     bad byte range of each shard is named.
     """
-    from fmshards.extract import verify
+    from fmshards.extraction import verify
 
     report = verify(url, model, weights=weights, source=source, device=device)
     ok = not report.problems

@@ -22,17 +22,17 @@
     members.py        members that are just their rows, which both of these store
     filter.py         a lossless filter over any codec's members: `zstd`
 
-    engine_triton.py  rows on a CUDA device: the kernels of gpu/
+    on_cuda.py  rows on a CUDA device: the kernels of gpu/
     operators.py      the same as an operator of torch.compile's graphs (the only module here that imports torch)
     report.py         which engine runs, why and how fast: for `fmshards doctor`
 """
 
 from __future__ import annotations
 
-from fmshards.codec.choose import Codec, channel_bits, codec_for, codec_from_config, codec_name
 from fmshards.codec.feature import FeatureSpec
 from fmshards.codec.filter import FILTERS
-from fmshards.codec.steps import StepSample, fit_steps
+from fmshards.codec.integer.steps import StepSample, fit_steps
+from fmshards.codec.rates import Codec, channel_bits, codec_for, codec_from_config, codec_name
 
 __all__ = [
     "FILTERS",

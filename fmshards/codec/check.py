@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmshards.codec.feature import FeatureSpec
-from fmshards.codec.layout import channel_of_value
+from fmshards.codec.zfp.layout import channel_of_value
 from fmshards.errors import CodecError
 
 if TYPE_CHECKING:

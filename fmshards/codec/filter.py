@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fmshards import jit
 from fmshards.codec.feature import FeatureSpec
-from fmshards.codec.layout import Order
+from fmshards.codec.zfp.layout import Order
 from fmshards.errors import CorruptError
+from fmshards.kernels import jit
 
 if TYPE_CHECKING:
     import torch
 
-    from fmshards.codec.choose import Codec
+    from fmshards.codec.rates import Codec
 
 FILTERS = ("zstd",)
 _LEVEL = 1
@@ -131,7 +131,7 @@ def _join(data: bytes, size: int) -> bytes:
     if jit.missing():
         out[: count * size].reshape(count, size)[...] = planes[: count * size].reshape(size, count).T
     else:
-        from fmshards.codec.cpu.filter_kernel import join
+        from fmshards.codec.filter_kernel import join
 
         join(planes.ctypes.data, size, count, out)
     out[count * size :] = planes[count * size :]

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import torch
 
-from fmshards.codec.choose import Codec, codec_from_config
+from fmshards.codec.rates import Codec, codec_from_config
 
 
 class Decode:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from fmshards.codec.check import check_batch, check_rows, float32_slab, output, slabs
 from fmshards.codec.feature import FeatureSpec
-from fmshards.codec.layout import channel_of_value
-from fmshards.codec.members import PlainMembers
+from fmshards.codec.plain_members import PlainMembers
+from fmshards.codec.zfp.layout import channel_of_value
 from fmshards.errors import CodecError
 
 if TYPE_CHECKING:

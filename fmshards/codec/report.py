@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from fmshards import jit
-from fmshards.codec import engine_triton
-from fmshards.codec.engine import engine
-from fmshards.codec.engine_zfpy import decode_rows as zfpy_decode
-from fmshards.codec.engine_zfpy import encode_rows as zfpy_encode
 from fmshards.codec.feature import FeatureSpec
-from fmshards.codec.zfp import ZfpCodec
+from fmshards.codec.zfp.codec import ZfpCodec
+from fmshards.codec.zfp.engine import engine
+from fmshards.codec.zfp.on_zfpy import decode_rows as zfpy_decode
+from fmshards.codec.zfp.on_zfpy import encode_rows as zfpy_encode
+from fmshards.kernels import cuda, jit
 
 _PACKAGES = ("fmshards", "torch", "numba", "llvmlite", "numpy", "zfpy", "triton", "blosc2")
 _SPEC, _SAMPLES, _ROUNDS = FeatureSpec("map", (64, 16, 16)), 64, 5
@@ -67,7 +66,7 @@ def _cuda() -> str | None:
 
     if not torch.cuda.is_available():
         return None
-    lacking = engine_triton.missing()
+    lacking = cuda.missing()
     return "triton" if lacking is None else f"none, rows go over the CPU: {lacking}"
 
 

@@ -7,9 +7,9 @@ load.py finds a model by its name and its weights (weights.py); preprocess.py is
 
 from __future__ import annotations
 
-from fmshards.model.analyse import Analysis, analyse
 from fmshards.model.cuts import Cut, cuts, cuts_of, find_cut
-from fmshards.model.digest import prefix_digest
+from fmshards.model.graph.analyse import Analysis, analyse
+from fmshards.model.identity import prefix_digest
 from fmshards.model.load import load_model
 from fmshards.model.part import Part, Prefix
 from fmshards.model.preprocess import Preprocess

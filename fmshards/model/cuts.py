@@ -11,10 +11,10 @@ from torch import nn
 
 from fmshards.codec.feature import FeatureSpec
 from fmshards.errors import ModelError
-from fmshards.model.analyse import Analysis, analyse
-from fmshards.model.kinds import look
-from fmshards.model.liveness import Point, alive_after
-from fmshards.model.sharing import Spans, listed, spans_of
+from fmshards.model.graph.analyse import Analysis, analyse
+from fmshards.model.graph.kinds import look
+from fmshards.model.graph.liveness import Point, alive_after
+from fmshards.model.graph.sharing import Spans, listed, spans_of
 
 # A cut this much smaller, within this part of the whole FLOPs, is worth a warning.
 _NEAR, _SMALLER = 0.05, 3

@@ -12,8 +12,8 @@ import torch
 from torch import fx, nn
 
 from fmshards.errors import ModelError
-from fmshards.model.attention import as_in_training
-from fmshards.model.run import attribute
+from fmshards.model.graph.attention import as_in_training
+from fmshards.model.graph.run import attribute
 
 
 class Part(nn.Module):

@@ -9,11 +9,11 @@ import torch
 from torch import fx, nn
 
 from fmshards.errors import ModelError
-from fmshards.model.analyse import Analysis, analyse
 from fmshards.model.cuts import Cut, cuts_of, find_cut
+from fmshards.model.graph.analyse import Analysis, analyse
+from fmshards.model.graph.sharing import spans_of
+from fmshards.model.graph.sizes import fixed, write
 from fmshards.model.part import Part, Prefix
-from fmshards.model.sharing import spans_of
-from fmshards.model.sizes import fixed, write
 
 
 def split(

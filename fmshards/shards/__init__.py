@@ -21,7 +21,7 @@ from fmshards.shards.chunk import Chunk, chunk_from_members, read_chunk
 from fmshards.shards.differences import plan_differences
 from fmshards.shards.fields import decode_field, field_value
 from fmshards.shards.index import ChunkIndex, ShardIndex, check_index, read_index
-from fmshards.shards.layer import Grid, LayerPlan, Similarity, check_name
+from fmshards.shards.layer import BASE, MIRROR, Grid, LayerPlan, Similarity, Stream, check_name
 from fmshards.shards.manifest import Manifest, ShardEntry, chunk_sizes, layer_error
 from fmshards.shards.plan import InputShard, Plan
 from fmshards.shards.sets import (
@@ -38,6 +38,8 @@ from fmshards.shards.verify import Problem, entry_of, verify_shard
 from fmshards.shards.writer import ShardWriter
 
 __all__ = [
+    "BASE",
+    "MIRROR",
     "Chunk",
     "ChunkIndex",
     "Grid",
@@ -50,6 +52,7 @@ __all__ = [
     "ShardIndex",
     "ShardWriter",
     "Similarity",
+    "Stream",
     "check_index",
     "check_name",
     "chunk_from_members",

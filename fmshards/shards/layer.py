@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from fmshards.codec import Codec, codec_from_config
+from fmshards.codec import Codec, FeatureSpec, codec_from_config
 from fmshards.errors import FormatError
 from fmshards.shards.jsonio import Fields, plain, show
 from fmshards.shards.limits import NAME_LENGTH
@@ -23,6 +24,28 @@ def check_name(name: Any, what: str) -> str:
         f"{what} must be 1 to {NAME_LENGTH} letters, digits, '_', '-' or '.' (no '..', not first '.' or '-'), "
         f"found {show(name)}"
     )
+
+
+BASE, MIRROR = "base", "mirror"
+"""The references: the feature of the image as it is, and of the flipped image."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The rows of one layer of one thing that chunks store: a reference (`view` 0), or view `view` of it.
+
+    name: "base", "mirror", "view1" ...; reference: BASE or MIRROR. codec: of its rows.
+    """
+
+    name: str
+    reference: str
+    view: int
+    codec: Codec
+
+    @property
+    def member(self) -> str:
+        """What the stream is called in a chunk: "base.zfp"."""
+        return f"{self.name}.{self.codec.extension}"
 
 
 @dataclass(frozen=True)
@@ -88,16 +111,39 @@ class LayerPlan:
         object.__setattr__(self, "codec", plain(self.codec, f"layer {self.name}: codec"))
         object.__setattr__(self, "view_codec", plain(self.view_codec, f"layer {self.name}: view_codec"))
 
-    def members(self, streams: tuple[str, ...]) -> dict[str, Codec]:
-        """Stored members of a chunk, in order: name ("base.zfp") -> codec of its rows."""
-        base = codec_from_config(self.codec)
-        view = None if self.view_codec is None else codec_from_config(self.view_codec)
-        out: dict[str, Codec] = {}
-        for stream in streams:
-            codec = view if stream.startswith("view") else base
-            if codec is not None:
-                out[f"{stream}.{codec.extension}"] = codec
-        return out
+    @cached_property
+    def base_codec(self) -> Codec:
+        """The codec of the references' rows."""
+        return codec_from_config(self.codec)
+
+    @cached_property
+    def own_view_codec(self) -> Codec | None:
+        """The codec of the views' rows; None where the layer has none."""
+        return None if self.view_codec is None else codec_from_config(self.view_codec)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """The feature that the layer stores."""
+        return self.base_codec.spec
+
+    @property
+    def whole_views(self) -> bool:
+        """Whether a view holds every channel, so that no reference is needed beside it."""
+        return self.own_view_codec is not None and len(self.sensitive) == self.spec.channels
+
+    def streams(self, mirrored: bool, mirror_stored: bool, views: int) -> tuple[Stream, ...]:
+        """What a chunk of this layer stores, in order: the references, then the views.
+
+        mirrored: the mirror is a reference, so that even views are of it.
+        """
+        out = [Stream(BASE, BASE, 0, self.base_codec)]
+        if mirror_stored:
+            out.append(Stream(MIRROR, MIRROR, 0, self.base_codec))
+        if self.own_view_codec is not None:
+            for v in range(1, views + 1):
+                reference = MIRROR if mirrored and v % 2 == 0 else BASE
+                out.append(Stream(f"view{v}", reference, v, self.own_view_codec))
+        return tuple(out)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from fmshards.codec import Codec
 from fmshards.errors import FormatError, InputError
 from fmshards.shards import limits
 from fmshards.shards.jsonio import Fields, check_version, dumps, loads, plain
-from fmshards.shards.layer import LayerPlan, check_name
+from fmshards.shards.layer import BASE, MIRROR, LayerPlan, Stream, check_name
 
 FORMAT = "fmshards plan"
 _FREE = ("identity", "options", "provenance", "recipe", "mirror")
@@ -94,9 +94,29 @@ class Plan:
         near = difflib.get_close_matches(name, names, 3, 0.3) or names[:8]
         raise InputError(f"the set has no layer {name!r}; it has {', '.join(near)}")
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether training may start from the flipped image's feature."""
+        return MIRROR in self.references
+
+    @property
+    def mirror_stored(self) -> bool:
+        """Whether that feature is stored, and not mapped from the base's."""
+        return MIRROR in self.members
+
+    def streams(self, layer: str) -> tuple[Stream, ...]:
+        """What a chunk of a layer stores, in order. Made once for the plan."""
+        if layer not in self._streams:
+            self._streams[layer] = self.layer(layer).streams(self.mirrored, self.mirror_stored, self.views)
+        return self._streams[layer]
+
+    @cached_property
+    def _streams(self) -> dict[str, tuple[Stream, ...]]:
+        return {}
+
     def layer_members(self, name: str) -> dict[str, Codec]:
         """Members of a chunk of layer `name` in stored order: "base.zfp" -> the codec of its rows."""
-        return self.layer(name).members(self.members)
+        return {stream.member: stream.codec for stream in self.streams(name)}
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -207,12 +227,12 @@ def _check(plan: Plan, where: str) -> None:
             raise FormatError(f"{where}: {what} is empty")
         if len(set(names)) != len(names):
             raise FormatError(f"{where}: {what} name {next(n for n in names if names.count(n) > 1)!r} twice")
-    if plan.references not in (("base",), ("base", "mirror")):
+    if plan.references not in ((BASE,), (BASE, MIRROR)):
         raise FormatError(f'{where}: references must be ["base"] or ["base","mirror"]')
     views = tuple(f"view{v}" for v in range(1, plan.views + 1))
-    if plan.members not in (("base", *views), ("base", "mirror", *views)):
+    if plan.members not in ((BASE, *views), (BASE, MIRROR, *views)):
         raise FormatError(f"{where}: members must be base, mirror where it is stored, and view1 to view{plan.views}")
-    if "mirror" in plan.members and "mirror" not in plan.references:
+    if plan.mirror_stored and not plan.mirrored:
         raise FormatError(f"{where}: the mirror is stored but is not among the references")
     for layer in plan.layers:
         wanted = plan.views > 0 and bool(layer.sensitive)
@@ -221,7 +241,7 @@ def _check(plan: Plan, where: str) -> None:
                 f"{where}: layer {layer.name}: a view_codec is there exactly where views are stored and the layer "
                 f"has sensitive channels; views {plan.views}, {len(layer.sensitive)} sensitive channels"
             )
-        for member, codec in layer.members(plan.members).items():
+        for member, codec in plan.layer_members(layer.name).items():
             if codec.member_bytes(plan.chunk)[1] > limits.MEMBER_BYTES:
                 raise FormatError(
                     f"{where}: layer {layer.name}: {plan.chunk} rows of {codec.row_bytes} bytes exceed a tar "

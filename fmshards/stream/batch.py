@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fmshards.augment import fresh_theta, identity_theta
 from fmshards.errors import FormatError
+from fmshards.reader.catalog import Catalog
+from fmshards.reader.fetch import Fetched
 from fmshards.shards import decode_field
-from fmshards.stream.catalog import Catalog
-from fmshards.stream.fetch import Fetched
 from fmshards.stream.window import Columns, objects
 
 KEYS = "__key__"

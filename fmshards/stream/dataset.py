@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,15 +10,16 @@ from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
 
 from fmshards.errors import InputError
+from fmshards.place import check_rank, current_rank
+from fmshards.reader.catalog import PLAIN, Catalog, Combination, open_catalog
+from fmshards.reader.fetch import Fetcher, read_ahead
 from fmshards.stream import order
 from fmshards.stream.batch import OWN, batch_of, chunk_columns
-from fmshards.stream.catalog import BASE, Catalog, Combination, open_catalog
+from fmshards.stream.deal import READ_AHEAD, Job, choose_deal, evaluation_memory, memory_needed
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import EpochCounter
-from fmshards.stream.fetch import Fetcher, read_ahead
-from fmshards.stream.layout import READ_AHEAD, Job, choose_deal, evaluation_memory, memory_needed
-from fmshards.stream.rank import check_rank, current_rank
 from fmshards.stream.window import Window
+from fmshards.units import parse_bytes
 
 Batch = dict[str, Any]
 
@@ -137,7 +137,7 @@ class FeatureDataset(IterableDataset[Batch]):
             drawn = order.combinations(len(sizes), len(shown), self.seed, epoch)
             wanted = ((int(chunk), shown[drawn[chunk]]) for chunk in schedule.chunk)
         else:
-            wanted = ((int(chunk), BASE) for chunk in schedule.chunk)
+            wanted = ((int(chunk), PLAIN) for chunk in schedule.chunk)
         yield from self._make(schedule, wanted, epoch)
 
     def _make(self, schedule: order.Schedule, wanted: Iterator[tuple[int, Combination]], epoch: int) -> Iterator[Batch]:
@@ -167,7 +167,7 @@ class FeatureDataset(IterableDataset[Batch]):
 
     def _job(self, ranks: int, workers: int) -> Job:
         catalog = self.catalog
-        shown = catalog.combinations if self.augment else (BASE,)
+        shown = catalog.combinations if self.augment else (PLAIN,)
         return Job(
             samples=catalog.manifest.samples,
             chunks=len(catalog.sizes),
@@ -209,18 +209,3 @@ class FeatureDataset(IterableDataset[Batch]):
             f"FeatureDataset({self.catalog.url!r}, layers={names}, {self.catalog.manifest.samples} samples, {mode}, "
             f"batch_size={self.batch_size}, {held}, memory={self.memory})"
         )
-
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-
-
-def parse_bytes(value: int | str) -> int:
-    """Bytes from a number or from text such as "512MB", "1.5 GiB". Raises InputError."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
-    unit = _UNITS.get(match.group(2).upper()) if match else None
-    if match is None or unit is None or float(match.group(1)) * unit < 1:
-        raise InputError(f'memory is a number of bytes or text such as "512MB" or "2GiB", found {value!r}')
-    return int(float(match.group(1)) * unit)

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from fmshards.augment import MirrorMap, move, replace
-from fmshards.augment.on_device import move_and_replace, moves_on
+from fmshards.augment.features.on_cuda import move_and_replace, moves_on
 from fmshards.codec import FeatureSpec
 from fmshards.codec.operators import Decode
 from fmshards.errors import FormatError, InputError
+from fmshards.reader.catalog import Catalog, open_catalog
 from fmshards.shards import LayerPlan, read_calibration
-from fmshards.stream.catalog import Catalog, open_catalog
 
 
 @dataclass(frozen=True)
@@ -172,22 +172,20 @@ def _mapped(mirror: MirrorMap, x: torch.Tensor, mirrored: torch.Tensor) -> torch
 
 def _layers(catalog: Catalog) -> list[_Layer]:
     plan = catalog.manifest.plan
-    mapped = "mirror" in plan.references and "mirror" not in plan.members
+    mapped = plan.mirrored and not plan.mirror_stored
     arrays = read_calibration(catalog.url, plan)
     out = []
     for layer in catalog.layers:
-        codecs = list(layer.members(plan.members).values())
-        spec = codecs[0].spec
+        spec, view = layer.spec, layer.own_view_codec
         own = {key[len(layer.name) + 1 :]: array for key, array in arrays.items() if key.startswith(f"{layer.name}/")}
         fill = own.get("fill")
         if fill is not None and fill.shape != spec.shape:
             raise FormatError(f"{catalog.url}: layer {layer.name}: fill is {fill.shape}, the feature {spec.shape}")
-        view_codec = Decode(codecs[-1]) if layer.view_codec is not None else None
         out.append(
             _Layer(
                 layer,
-                Decode(codecs[0]),
-                view_codec,
+                Decode(layer.base_codec),
+                None if view is None else Decode(view),
                 None if fill is None else torch.from_numpy(fill.copy()),
                 MirrorMap.from_arrays(own, spec, layer.nonnegative) if mapped else None,
             )

@@ -13,12 +13,12 @@ import torch
 
 from fmshards import store
 from fmshards.errors import InputError
+from fmshards.reader.catalog import PLAIN, Catalog, open_catalog
+from fmshards.reader.fetch import Fetcher
 from fmshards.stream import order
 from fmshards.stream.batch import KEYS, OWN, batch_of, chunk_columns
-from fmshards.stream.catalog import BASE, Catalog, open_catalog
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import EpochCounter
-from fmshards.stream.fetch import Fetcher
 
 _AT_ONCE = 32
 """Samples decoded in one call: enough to be quick, few enough to hold little."""
@@ -74,7 +74,7 @@ class ChunkDecoder:
         shown = catalog.combinations
         drawn = order.combinations(len(catalog.sizes), len(shown), self.seed, epoch)
         for chunk in (catalog.places[:, 0] == catalog.shard_names.index(name)).nonzero()[0].tolist():
-            combination = shown[drawn[chunk]] if self.augment else BASE
+            combination = shown[drawn[chunk]] if self.augment else PLAIN
             columns = chunk_columns(fetcher.fetch(chunk, combination), _taken(catalog))
             for at in range(0, len(columns[KEYS]), _AT_ONCE):
                 part = {key: column[at : at + _AT_ONCE].copy() for key, column in columns.items()}

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from fmshards.errors import InputError
+from fmshards.reader.catalog import PLAIN, Combination, open_catalog
+from fmshards.reader.fetch import Fetched, Fetcher
 from fmshards.stream.batch import KEYS, OWN, fields_of
-from fmshards.stream.catalog import BASE, Combination, open_catalog
 from fmshards.stream.decode import FeatureDecoder
-from fmshards.stream.fetch import Fetched, Fetcher
 
 
 class Samples(Sequence[dict[str, Any]]):
@@ -67,7 +67,7 @@ class Samples(Sequence[dict[str, Any]]):
 
     def keys(self) -> list[str]:
         """Every sample's key, in stored order; reads the whole of one layer's base rows."""
-        return [key for chunk in range(len(self.catalog.sizes)) for key in self._chunk(chunk, BASE).keys]
+        return [key for chunk in range(len(self.catalog.sizes)) for key in self._chunk(chunk, PLAIN).keys]
 
     def _view(self, i: int, view: int) -> dict[str, Any]:
         shown = next(c for c in self.catalog.combinations if c.view == view)

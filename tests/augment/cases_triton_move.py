@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fmshards.augment import FLIP, compose, crop_box, identity_theta, move, on_device, translate
-from fmshards.augment.on_device import move_and_replace
+from fmshards.augment.features.on_cuda import move_and_replace
 from fmshards.codec import FeatureSpec
 from fmshards.errors import InputError
 from fmshards.shards import Grid

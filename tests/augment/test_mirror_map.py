@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fmshards.augment import MirrorMap, fit_mirror, mirror_error
+from fmshards.augment import MirrorMap
+from fmshards.calibration.mirror_fit import fit_mirror, mirror_error
 from fmshards.codec import FeatureSpec
 from fmshards.errors import FormatError, InputError
 from tests.augment.conftest import layer2

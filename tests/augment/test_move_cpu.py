@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmshards import jit
 from fmshards.augment import FLIP, compose, crop_box, move, move_cpu, replace, s_theta, translate
 from fmshards.codec import FeatureSpec
 from fmshards.errors import InputError
+from fmshards.kernels import jit
 from fmshards.shards import Grid
 
 pytestmark = pytest.mark.skipif(jit.missing() is not None, reason="needs numba")

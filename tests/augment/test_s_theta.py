@@ -193,11 +193,11 @@ def test_the_way_that_looks_at_no_value_gives_the_same(spec: FeatureSpec, monkey
         for grid in (CENTRED, CORNER):
             looked = move(x, theta, mirrored, spec, grid, fill, SIZE)
             with monkeypatch.context() as patch:
-                patch.setattr("fmshards.augment.s_theta._may_look", lambda device: False)
+                patch.setattr("fmshards.augment.features.move._may_look", lambda device: False)
                 blind = move(x, theta, mirrored, spec, grid, fill, SIZE)
             assert torch.allclose(looked, blind, atol=1e-5)
     copies = [move(x, same(theta), NONE, spec, CENTRED, fill, SIZE) for theta in thetas[:3]]
-    monkeypatch.setattr("fmshards.augment.s_theta._may_look", lambda device: False)
+    monkeypatch.setattr("fmshards.augment.features.move._may_look", lambda device: False)
     for theta, copy in zip(thetas[:3], copies, strict=True):
         assert torch.equal(move(x, same(theta), NONE, spec, CENTRED, fill, SIZE), copy)
 

@@ -7,8 +7,9 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from fmshards.augment.move_kernel import move_put
-from fmshards.codec.gpu import int_kernel, zfp_kernel
+from fmshards.augment.features.cuda_kernel import move_put
+from fmshards.codec.integer.gpu import kernel as int_kernel
+from fmshards.codec.zfp.gpu import kernel as zfp_kernel
 
 ZFP = {"out": "*u64", "blocks": "*i32", "places": "*i32"}
 MOVE = {"x": "*fp32", "theta": "*fp64", "mirrored": "*u8", "fill": "*fp32", "view": "*fp32", "slots": "*i32"}

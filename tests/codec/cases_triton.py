@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from fmshards.codec import FeatureSpec, codec_for, engine_triton
-from fmshards.codec.gpu import int_kernel, zfp_kernel
+from fmshards.codec import FeatureSpec, codec_for, on_cuda
+from fmshards.codec.integer.gpu import kernel as int_kernel
+from fmshards.codec.zfp.gpu import kernel as zfp_kernel
 from fmshards.errors import CodecError
 from tests.codec import reference
 from tests.codec.conftest import BITS, DATA, SPECS, values
@@ -210,7 +211,7 @@ def test_int_is_what_the_format_says(spec, bits, in_rows):
 @pytest.fixture
 def _here(monkeypatch):
     """The interpreter's tensors count as a device's."""
-    monkeypatch.setattr(engine_triton, "available", lambda device: device == DEVICE or device.type == DEVICE.type)
+    monkeypatch.setattr(on_cuda, "available", lambda device: device == DEVICE or device.type == DEVICE.type)
     monkeypatch.setattr(zfp_kernel, "LANES", LANES)
 
 
@@ -220,7 +221,7 @@ def test_a_codec_takes_rows_on_a_device(monkeypatch):
     rows = rows_of(codec, 3, 7)
     on = torch.from_numpy(rows).to(DEVICE)
     with monkeypatch.context() as patch:
-        patch.setattr(engine_triton, "available", lambda device: False)
+        patch.setattr(on_cuda, "available", lambda device: False)
         expected = codec.decode(rows)
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         got = codec.decode(on, dtype=dtype)
@@ -247,23 +248,23 @@ def test_int_takes_rows_on_a_device():
     rows = np.random.default_rng(8).integers(0, 256, (4, 5 * 12), dtype=np.uint8)
     expected = torch.from_numpy(int_reference(rows, spec, 4, np.array(steps, np.float32)))
     on = torch.from_numpy(rows).to(DEVICE)
-    assert torch.equal(engine_triton.try_int(on, spec, 4, steps, 60, None, None).cpu(), expected)
+    assert torch.equal(on_cuda.try_int(on, spec, 4, steps, 60, None, None).cpu(), expected)
     turned = torch.full((4, 5, 6, 4), torch.nan, device=DEVICE).transpose(2, 3)  # places of no one step
-    assert engine_triton.try_int(on, spec, 4, steps, 60, turned, None) is turned
+    assert on_cuda.try_int(on, spec, 4, steps, 60, turned, None) is turned
     assert torch.equal(turned.cpu(), expected)
-    assert engine_triton.try_int(rows, spec, 4, steps, 60, None, None) is None
+    assert on_cuda.try_int(rows, spec, 4, steps, 60, None, None) is None
 
 
 @pytest.mark.usefixtures("_here")
 def test_a_trial_finds_kernels_that_are_unsound(monkeypatch):
-    real = engine_triton.decode_zfp
+    real = on_cuda.decode_zfp
     with monkeypatch.context() as patch:
-        patch.setattr(engine_triton, "available", lambda device: False)
-        engine_triton._sound.cache_clear()
-        assert engine_triton._sound(DEVICE)
+        patch.setattr(on_cuda, "available", lambda device: False)
+        on_cuda._sound.cache_clear()
+        assert on_cuda._sound(DEVICE)
         for broken in (lambda *given: real(*given) or given[3].mul_(2), lambda *given: 1 / 0):
-            engine_triton._sound.cache_clear()
-            patch.setattr(engine_triton, "decode_zfp", broken)
+            on_cuda._sound.cache_clear()
+            patch.setattr(on_cuda, "decode_zfp", broken)
             with pytest.warns(UserWarning, match="decoded on the CPU.*please report it"):
-                assert not engine_triton._sound(DEVICE)
-    engine_triton._sound.cache_clear()
+                assert not on_cuda._sound(DEVICE)
+    on_cuda._sound.cache_clear()

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from fmshards.codec import FeatureSpec, codec_for
-from fmshards.codec.engine import engine
-from fmshards.codec.engine_zfpy import decode_rows as zfpy_decode
-from fmshards.codec.engine_zfpy import encode_rows as zfpy_encode
-from fmshards.codec.zfp import ZfpCodec
+from fmshards.codec.zfp.codec import ZfpCodec
+from fmshards.codec.zfp.engine import engine
+from fmshards.codec.zfp.on_zfpy import decode_rows as zfpy_decode
+from fmshards.codec.zfp.on_zfpy import encode_rows as zfpy_encode
 from tests.codec.conftest import DATA, SPECS, values
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmshards.codec import FeatureSpec, codec_for, codec_from_config
-from fmshards.codec.layout import gather_of, layout_of
+from fmshards.codec.zfp.layout import gather_of, layout_of
 from tests.codec import reference
 from tests.codec.conftest import BITS, DATA, SPECS, features, orders, values
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from fmshards.codec import FeatureSpec, codec_for, engine_zfpy
-from fmshards.codec.cpu.features import way
-from fmshards.codec.engine import engine
 from fmshards.codec.threads import over_rows
+from fmshards.codec.zfp.engine import engine
+from fmshards.kernels.machine import way
 
 ROOT = Path(__file__).parent.parent.parent
 HERE = engine().name
@@ -75,7 +75,7 @@ def test_without_numba_zfpy_runs():
         "codec = codec_for(4, FeatureSpec('map', (16, 7, 7)))\n"
         "x = np.linspace(0, 1, 5 * 784, dtype=np.float32).reshape(5, 16, 7, 7)\n"
         "back = codec.decode(codec.encode(x), dtype=torch.bfloat16)\n"
-        "from fmshards.codec.engine import engine\n"
+        "from fmshards.codec.zfp.engine import engine\n"
         "print(engine().name, '|', engine().why, '|', float((back.float() - torch.from_numpy(x)).abs().max()) < .05)"
     )
     done = child("-c", text)
@@ -88,7 +88,7 @@ def test_without_numba_zfpy_runs():
 
 @pytest.mark.parametrize("choice", ["fast", "sse9"])
 def test_a_choice_that_is_none_is_refused(choice):
-    done = child("-c", "from fmshards.codec.engine import engine; engine()", FMSHARDS_ENGINE=choice)
+    done = child("-c", "from fmshards.codec.zfp.engine import engine; engine()", FMSHARDS_ENGINE=choice)
     assert f"FMSHARDS_ENGINE={choice}: expected bmi2, avx2, portable or zfpy" in done.stderr
 
 

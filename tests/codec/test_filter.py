@@ -12,9 +12,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmshards import jit
 from fmshards.codec import FeatureSpec, codec_for, codec_from_config
 from fmshards.errors import CorruptError, InputError
+from fmshards.kernels import jit
 from tests.codec.conftest import DATA, SPECS, features, values
 
 MAP = FeatureSpec("map", (16, 8, 8))

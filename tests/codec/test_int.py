@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmshards import jit
 from fmshards.codec import FeatureSpec, StepSample, codec_for, codec_from_config, engine_int, fit_steps
 from fmshards.errors import CodecError, CorruptError, FormatError, InputError
+from fmshards.kernels import jit
 from tests.codec import reference_int
 from tests.codec.conftest import DATA, SPECS, features, values
 

@@ -59,9 +59,9 @@ def test_kernels_are_there_before_workers_start(tmp_path: Path) -> None:
     """Workers that start at once would each compile them; the loader's own process does it once."""
     built = build_set(tmp_path / "set", layers={"a": "4"}, recipe="flip+crop(pad=4)")
     program = (
-        "import sys; from fmshards import jit, loader\n"
+        "import sys; from fmshards import loader; from fmshards.kernels import jit\n"
         f"made = loader({built.url!r}, batch_size=8, num_workers=1, multiprocessing_context='spawn')\n"
-        "from fmshards.codec.cpu import decode\n"
+        "from fmshards.codec.zfp.cpu import decode\n"
         "from fmshards.augment import move_cpu\n"
         "assert jit.missing() or decode.decode_rows.seconds is not None\n"
         "assert jit.missing() or move_cpu._move_planes.seconds is not None"

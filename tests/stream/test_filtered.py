@@ -152,7 +152,7 @@ def test_a_member_longer_than_a_filter_makes_it_is_refused(tmp_path: Path, monke
 def test_a_manifest_of_more_samples_than_keys_fit_is_refused(tiny: BuiltSet, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from fmshards.stream.catalog import Catalog
+    from fmshards.reader.catalog import Catalog
 
     manifest = read_manifest(tiny.url)
     entry = replace(manifest.shards["layer2"][0], samples=10**9)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from fmshards.errors import InputError
+from fmshards.reader.fetch import Fetcher
 from fmshards.stream import FeatureDataset, dataset, loader, order
-from fmshards.stream.fetch import Fetcher
-from fmshards.stream.layout import READ_AHEAD, Job, choose_deal, lane_slots, memory_needed
+from fmshards.stream.deal import READ_AHEAD, Job, choose_deal, lane_slots, memory_needed
 from fmshards.stream.window import Window
 from tests.sets import BuiltSet, build_set
 

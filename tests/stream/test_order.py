@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fmshards.stream import order
-from fmshards.stream.layout import lane_slots
+from fmshards.stream.deal import lane_slots
 from fmshards.stream.order import Deal
 
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,0 +1,154 @@
+"""From a source to decoded batches, in order: raw samples are read here, images are decoded in workers.
+
+Batch boundaries are fixed: every input shard starts a batch, and its last batch may be smaller. A network's output
+for a sample depends, in its last bits, on the batch around it; with fixed boundaries a set has the same bytes
+whatever the number of workers and however often extraction was stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from fmshards.clock import Clock
+from fmshards.errors import FmshardsError, InputError
+from fmshards.extraction.sources import Item, Source
+
+Render = Callable[[Any, str, str], "list[torch.Tensor]"]
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """Up to a batch of neighbouring items of input shard `shard`. `last`: the shard ends with it."""
+
+    shard: int
+    items: list[Item]
+    last: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One decoded batch: `base` float32 [B, 3, H, W], `views` V such tensors, `theta` float32 [B, V, 2, 3] or None.
+
+    `fields` has one dict a sample, `work` is the source's count after it, `seconds` what decoding took in its worker.
+    """
+
+    shard: int
+    keys: list[str]
+    fields: list[dict[str, Any]]
+    base: torch.Tensor
+    views: list[torch.Tensor] = field(default_factory=list)
+    theta: np.ndarray[Any, np.dtype[np.float32]] | None = None
+    last: bool = False
+    work: int = 0
+    seconds: float = 0.0
+
+    def pin_memory(self) -> Batch:
+        """A DataLoader calls this where the batch goes to a CUDA device."""
+        return replace(self, base=self.base.pin_memory(), views=[view.pin_memory() for view in self.views])
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error on its way out of a worker."""
+
+    error: FmshardsError
+
+
+Decode = Callable[[RawBatch], "Batch | Failure"]
+
+
+def raw_batches(source: Source, shards: Iterator[int], batch: int, clock: Clock) -> Iterator[RawBatch]:
+    """Read the items of `shards`, each cut into batches. `shards` is asked for the next one when it is its turn."""
+    for shard in shards:
+        waiting: list[Item] = []
+        items = source.items(shard)
+        while True:
+            with clock.span("read"):
+                item = next(items, None)
+            if item is not None and len(waiting) < batch:
+                waiting.append(item)
+                continue
+            if waiting:
+                yield RawBatch(shard, waiting, last=item is None)
+            if item is None:
+                break
+            waiting = [item]
+
+
+def decoded_batches(
+    source: Source, shards: Iterator[int], batch: int, decode: Decode, workers: int, pin: bool, clock: Clock
+) -> Generator[Batch, None, None]:
+    """Decoded batches in order. Raises what reading and decoding raise; a worker that dies is an FmshardsError."""
+    loader: DataLoader[Any] = DataLoader(
+        _Decoding(decode),
+        batch_size=None,
+        sampler=raw_batches(source, shards, batch, clock),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin,
+    )
+    batches = iter(loader)
+    del loader
+    try:
+        while True:
+            started, read = time.perf_counter(), clock.seconds["read"]
+            try:
+                result = next(batches, None)
+            except (OSError, EOFError) as error:  # a pipe to a process that is no more
+                if not workers:
+                    raise
+                raise worker_died(error) from None
+            waited = time.perf_counter() - started - (clock.seconds["read"] - read)
+            if isinstance(result, Failure):
+                raise result.error
+            if result is None:
+                return
+            assert isinstance(result, Batch)
+            clock.add("decode", result.seconds)
+            # Without workers decoding happens in the call above, and is no waiting.
+            clock.add("wait", max(0.0, waited - (0.0 if workers else result.seconds)))
+            yield result
+    finally:
+        # Ends the workers now. Left to the garbage collector, in no certain order, that takes seconds.
+        del batches
+
+
+def is_worker_death(error: BaseException) -> bool:
+    """Whether this is what a DataLoader raises, from a signal handler and so anywhere, when a worker has died."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+def worker_died(error: BaseException) -> FmshardsError:
+    """The error to raise instead."""
+    return FmshardsError(
+        f"a process that decodes images died (killed, or out of memory): {str(error).splitlines()[0]}. Run the same "
+        "again, with fewer workers if memory was short: what is whole is kept"
+    )
+
+
+class _Decoding(Dataset[Any]):
+    """A map-style data set whose index is the raw batch itself: order, prefetch and errors are the DataLoader's."""
+
+    def __init__(self, decode: Decode) -> None:
+        self.decode = decode
+
+    def __getitem__(self, raw: RawBatch) -> Batch | Failure:
+        started = time.perf_counter()
+        try:
+            result = self.decode(raw)
+        except FmshardsError as error:
+            return Failure(error)
+        except Exception as error:  # a user's data set or function may raise anything, and often what does not pickle
+            return Failure(InputError(f"decoding failed: {type(error).__name__}: {error}"))
+        return replace(result, seconds=time.perf_counter() - started) if isinstance(result, Batch) else result
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

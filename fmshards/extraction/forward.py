@@ -1,0 +1,68 @@
+"""The device's side: batches of images through the prefix, all layers in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from fmshards.errors import InputError
+from fmshards.extraction.batches import Batch
+from fmshards.shards import BASE, MIRROR, Plan
+
+Prefix = Callable[[torch.Tensor], "dict[str, torch.Tensor]"]
+
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or CUDA where there is one. Raises InputError."""
+    try:
+        found = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises AssertionError where CUDA is not built in
+        raise InputError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return found
+
+
+def run_prefix(prefix: Prefix, x: torch.Tensor, device: torch.device, precision: str) -> dict[str, torch.Tensor]:
+    """Features by cut name of x [B, 3, H, W]; in the dtype that the prefix gives, on the device."""
+    dtype = PRECISIONS[precision]
+    x = x.to(device, non_blocking=True)
+    with torch.no_grad(), torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        return prefix(x)
+
+
+class Forward:
+    """Batch -> {layer: {stream: [B, *shape]}}: base, mirror and views, each a batch of its own.
+
+    The mirror is the flipped base tensor. Of a view only the layer's sensitive channels are kept.
+    """
+
+    def __init__(self, prefix: Prefix, plan: Plan, device: torch.device, precision: str) -> None:
+        self._prefix, self._plan, self._device, self._precision = prefix, plan, device, precision
+        self._channels: dict[str, tuple[int, torch.Tensor | None]] = {}
+        for layer in plan.layers:
+            whole = len(layer.sensitive) == layer.spec.channels
+            index = None if whole else torch.tensor(layer.sensitive, dtype=torch.long, device=device)
+            self._channels[layer.name] = (layer.spec.channel_axis + 1, index)
+
+    def __call__(self, batch: Batch) -> dict[str, dict[str, torch.Tensor]]:
+        features: dict[str, dict[str, torch.Tensor]] = {layer.name: {} for layer in self._plan.layers}
+        base = batch.base.to(self._device, non_blocking=True)
+        images = {BASE: base}
+        if self._plan.mirror_stored:
+            images[MIRROR] = base.flip(-1)
+        images |= {f"view{v}": view for v, view in enumerate(batch.views, 1)}
+        for name, x in images.items():
+            found = run_prefix(self._prefix, x, self._device, self._precision)
+            for layer in self._plan.layers:
+                for stream in self._plan.streams(layer.name):
+                    if stream.name == name:
+                        feature = found[layer.cut]
+                        features[layer.name][name] = self._select(layer.name, feature) if stream.view else feature
+        return features
+
+    def _select(self, layer: str, feature: torch.Tensor) -> torch.Tensor:
+        axis, index = self._channels[layer]
+        return feature if index is None else feature.index_select(axis, index)

@@ -1,0 +1,119 @@
+"""A map-style data set from Python: anything with `len()` and `[i]` that gives images."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fmshards.errors import InputError
+from fmshards.extraction.sources.base import Item, Sample
+from fmshards.extraction.sources.image import decode_image, to_rgb
+from fmshards.shards import InputShard, field_value
+
+_IMAGE_KEYS = ("image", "img", "jpg", "jpeg", "png", "webp", "pixel_values")
+
+
+class DatasetSource:
+    """`data[i]` is an image, `(image, label)`, or a dict with the image under `image_field` (default: `image`, `img`,
+    `jpg` ...).
+
+    An image is a PIL image, a uint8 array or tensor (H, W), (H, W, C) or (C, H, W), or encoded bytes. A label, and a
+    dict's `label` where it has no `cls`, becomes the field `cls`; a dict's other values travel under their names, and
+    its `__key__` is the key, which is else the index. Numpy and torch values travel as plain numbers and lists.
+    Input shards are virtual: `shard_size` samples each, in the data set's own order.
+    """
+
+    def __init__(self, data: Any, shard_size: int, image_field: str | None = None) -> None:
+        self.data, self.shard_size, self.image_field = data, shard_size, image_field
+        try:
+            self.length = len(data)
+        except TypeError:
+            raise InputError(f"a data set needs len() and [i]; {type(data).__name__} has no len()") from None
+        if not self.length:
+            raise InputError(f"the data set ({type(data).__name__}) is empty")
+        names = getattr(data, "classes", None)
+        named = isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names)
+        self.classes: tuple[str, ...] | None = tuple(names) if named and names else None
+        self.inputs = tuple(
+            InputShard(
+                name=f"{i:06d}",
+                url=f"dataset:{type(data).__name__}",
+                bytes=None,
+                samples=self.work(i),
+                digest=None,
+            )
+            for i in range(-(-self.length // shard_size))
+        )
+
+    def options(self) -> dict[str, Any]:
+        return {"source": "dataset", "shard_size": self.shard_size, "image_field": self.image_field}
+
+    def work(self, shard: int) -> int:
+        return min(self.shard_size, self.length - shard * self.shard_size)
+
+    def items(self, shard: int) -> Generator[Item, None, None]:
+        first = shard * self.shard_size
+        for i in range(first, first + self.work(shard)):
+            yield Item(f"{i:08d}", i, {}, i - first + 1)
+
+    def load(self, item: Item) -> Sample:
+        value = self.data[item.data]
+        key = item.key
+        if isinstance(value, Mapping):
+            fields = dict(value)
+            image = fields.pop(self._image_key(fields))
+            key = str(fields.pop("__key__", key))
+            if "label" in fields and "cls" not in fields:
+                fields["cls"] = fields.pop("label")
+        elif isinstance(value, (tuple, list)):
+            if len(value) != 2:
+                raise InputError(f"a sample is a tuple of {len(value)}; expected (image, label) or a dict")
+            image, fields = value[0], {"cls": value[1]}
+        else:
+            image, fields = value, {}
+        plain = {str(name): field_value(field, f"the field {name!r}") for name, field in fields.items()}
+        return Sample(key, to_image(image), plain)
+
+    def _image_key(self, fields: dict[str, Any]) -> str:
+        names = (self.image_field,) if self.image_field else _IMAGE_KEYS
+        found = [name for name in names if name in fields]
+        if len(found) != 1:
+            have = ", ".join(map(str, fields))
+            raise InputError(
+                f"a sample has {'several images' if found else 'no image'} under {', '.join(names)} (it has {have}); "
+                "name the image with image_field="
+            )
+        return found[0]
+
+
+def to_image(value: Any) -> Image.Image:
+    """The RGB image of a PIL image, a uint8 array or tensor, or encoded bytes. Raises InputError."""
+    if isinstance(value, Image.Image):
+        return to_rgb(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return decode_image(bytes(value))
+    channels = (1, 3, 4)
+    if isinstance(value, torch.Tensor):
+        # Where both ends could be channels, a tensor is (C, H, W) and an array (H, W, C), as is the custom.
+        first = value.ndim == 3 and value.shape[0] in channels
+        array = value.detach().cpu().numpy() if value.dtype == torch.uint8 else None
+    else:
+        array = value if isinstance(value, np.ndarray) and value.dtype == np.uint8 else None
+        first = array is not None and array.ndim == 3 and array.shape[-1] not in channels
+    if array is None:
+        kind = getattr(value, "dtype", type(value).__name__)
+        raise InputError(
+            f"an image is of type {kind}; expected a PIL image, a uint8 array or tensor, or encoded bytes: take "
+            "ToTensor and normalisation out of the data set, preprocess= does them"
+        )
+    if first:
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if (array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in channels)) or 0 in array.shape:
+        raise InputError(f"an image has the shape {tuple(value.shape)}; expected (H, W), (H, W, C) or (C, H, W)")
+    return to_rgb(Image.fromarray(np.ascontiguousarray(array)))

@@ -1,0 +1,116 @@
+"""Reading chunks: all layers of a chunk side by side, verified, ahead of their use."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmshards.errors import CorruptError, FmshardsError, StoreError
+from fmshards.reader.catalog import PLAIN, Catalog, Combination
+from fmshards.shards import Chunk, LayerPlan, ShardIndex, check_index, read_chunk, read_index
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A verified chunk: `rows["<layer>.rows"]` and `rows["<layer>.view_rows"]` are uint8 [n, row_bytes]."""
+
+    where: str
+    n: int
+    first: int
+    shown: Combination
+    keys: list[str]
+    fields: dict[str, list[Any]]
+    theta: NDArray[np.float32] | None
+    rows: dict[str, NDArray[np.uint8]]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of rows that it holds."""
+        return sum(rows.nbytes for rows in self.rows.values())
+
+
+class Fetcher:
+    """Fetches chunks of a catalog; indices are read once and kept. Safe to use from several threads."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self._indices: dict[tuple[str, int], ShardIndex] = {}
+
+    def fetch(self, chunk: int, shown: Combination = PLAIN) -> Fetched:
+        """Chunk `chunk` of the set with the members of one combination.
+
+        Every error is a FmshardsError that pickles: an exception that does not, in a DataLoader worker, ends the
+        epoch early and silently. Raises CorruptError where bytes are missing or changed, or layers disagree.
+        """
+        shard, number = (int(v) for v in self.catalog.places[chunk])
+        url = self.catalog.layer_url(self.catalog.layers[0], shard)
+        try:
+            return self._fetch(chunk, shard, number, shown)
+        except FmshardsError:
+            raise
+        except Exception as error:
+            raise StoreError(f"{url}: chunk {number} cannot be read: {type(error).__name__}: {error}") from None
+
+    def _fetch(self, chunk: int, shard: int, number: int, shown: Combination) -> Fetched:
+        catalog = self.catalog
+        rows: dict[str, NDArray[np.uint8]] = {}
+        first: tuple[str, Chunk] | None = None
+        for layer in catalog.layers:
+            url = catalog.layer_url(layer, shard)
+            streams = catalog.streams(layer, shown)
+            found = read_chunk(url, self._index(layer, shard), number, [stream.member for stream in streams.values()])
+            where = f"{url}: chunk {number}"
+            if found.n != catalog.sizes[chunk]:
+                raise CorruptError(f"{where}: {found.n} samples, the manifest says {catalog.sizes[chunk]}")
+            if first is None:
+                first = where, found
+            elif found.keys != first[1].keys:
+                raise CorruptError(f"{where}: its keys are not those of {first[0]}; extract the set again")
+            for ending, stream in streams.items():
+                try:
+                    rows[f"{layer.name}.{ending}"] = stream.codec.rows(found.members[stream.member], found.n)
+                except CorruptError as error:
+                    raise CorruptError(f"{where}: {stream.member}: {error}") from None
+        assert first is not None  # a catalog has at least one layer
+        where, meta = first
+        views = 0 if meta.theta is None else meta.theta.shape[1]
+        if shown.view > views:
+            raise CorruptError(f"{where}: it has thetas of {views} views, the plan says {catalog.manifest.plan.views}")
+        theta = None if meta.theta is None or not shown.view else meta.theta[:, shown.view - 1]
+        return Fetched(where, meta.n, int(catalog.first[chunk]), shown, meta.keys, meta.fields, theta, rows)
+
+    def _index(self, layer: LayerPlan, shard: int) -> ShardIndex:
+        known = self._indices.get((layer.name, shard))
+        if known is None:
+            manifest, url = self.catalog.manifest, self.catalog.layer_url(layer, shard)
+            known = read_index(url, manifest.shards[layer.name][shard])
+            check_index(known, manifest.plan, layer.name, url)
+            self._indices[layer.name, shard] = known
+        return known
+
+
+def read_ahead(fetcher: Fetcher, wanted: Iterator[tuple[int, Combination]], ahead: int) -> Iterator[Fetched]:
+    """Fetch the wanted chunks in order, `ahead` of them while the caller works; 0 reads each when it is asked for."""
+    if ahead < 1:
+        for chunk, shown in wanted:
+            yield fetcher.fetch(chunk, shown)
+        return
+    pending: deque[Future[Fetched]] = deque()
+    pool = ThreadPoolExecutor(ahead, thread_name_prefix="fmshards-fetch")
+    try:
+        for chunk, shown in wanted:
+            pending.append(pool.submit(fetcher.fetch, chunk, shown))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        pool.shutdown(wait=False, cancel_futures=True)

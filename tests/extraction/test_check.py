@@ -1,0 +1,79 @@
+"""`verify`: a set against its bytes, its model and its images."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import fmshards
+from fmshards.errors import FmshardsError, FormatError, InputError
+from fmshards.extraction.verify import verify
+
+ROOT = Path(__file__).resolve().parents[2]
+TAR = ROOT / "examples" / "data" / "cifar10-test-000001.tar"
+MODEL = {"model": f"{ROOT}/examples/resnet20.py:resnet20", "weights": f"{ROOT}/examples/data/resnet20.safetensors"}
+NORMALIZE = "normalize(imagenet)"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    shutil.copy(TAR, folder / "images.tar")
+    return folder / "images.tar"
+
+
+@pytest.fixture(scope="module")
+def shard_set(source: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = str(tmp_path_factory.mktemp("check") / "set")
+    fmshards.extract(str(source), out, layers={"layer3": 4, "layer2": "fp16"}, preprocess=NORMALIZE, **MODEL)
+    return out
+
+
+def test_a_sound_set_has_no_problem(shard_set: str) -> None:
+    report = verify(shard_set, **MODEL)
+    assert report.problems == ()
+    assert (report.samples, report.shards, report.recomputed) == (500, 2, 8)
+
+
+def test_features_that_the_model_does_not_give_are_found(shard_set: str) -> None:
+    report = verify(shard_set, preprocess="normalize(mean=(0.4, 0.4, 0.4), std=(0.25, 0.25, 0.25))", **MODEL)
+    assert len(report.problems) == 16
+    assert "computed again it differs" in report.problems[0]
+    assert "layer3, sample 31 of shard 000000" in report.problems[0]
+
+
+def test_images_that_moved_are_named_by_source(shard_set: str, source: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere.tar"
+    source.rename(moved)
+    try:
+        with pytest.raises(FmshardsError, match=r"images\.tar"):
+            verify(shard_set, **MODEL)
+        assert verify(shard_set, source=str(moved), **MODEL).problems == ()
+        with pytest.raises(InputError, match="differ"):
+            verify(shard_set, source=str(TAR.with_name("cifar10-test-000003.tar")), **MODEL)
+    finally:
+        moved.rename(source)
+
+
+def test_every_damaged_shard_is_named_and_nothing_recomputed(shard_set: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(shard_set, copy)
+    for layer in ("layer2", "layer3"):
+        path = copy / layer / "000000.tar"
+        data = bytearray(path.read_bytes())
+        data[5000] ^= 4
+        path.write_bytes(data)
+    report = verify(str(copy), **MODEL)
+    assert len(report.problems) == 2
+    assert report.recomputed == 0
+    assert all("bytes" in problem for problem in report.problems)
+
+
+def test_a_set_that_is_not_whole_is_refused(shard_set: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(shard_set, copy)
+    (copy / "manifest.json").unlink()
+    with pytest.raises(FormatError, match="not whole"):
+        verify(str(copy))
