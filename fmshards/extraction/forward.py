@@ -6,23 +6,12 @@ from collections.abc import Callable
 
 import torch
 
-from fmshards.errors import InputError
 from fmshards.extraction.batches import Batch
 from fmshards.shards import BASE, MIRROR, Plan
 
 Prefix = Callable[[torch.Tensor], "dict[str, torch.Tensor]"]
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or CUDA where there is one. Raises InputError."""
-    try:
-        found = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises AssertionError where CUDA is not built in
-        raise InputError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return found
 
 
 def run_prefix(prefix: Prefix, x: torch.Tensor, device: torch.device, precision: str) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,9 +16,9 @@ from fmshards.augment import Mirror, Recipe, parse_mirror, parse_recipe
 from fmshards.calibration import Sensitive, parse_sensitive
 from fmshards.codec import FILTERS, channel_bits, codec_name
 from fmshards.errors import InputError
-from fmshards.extraction.forward import PRECISIONS, pick_device
+from fmshards.extraction.forward import PRECISIONS
 from fmshards.extraction.sources import Source, open_source
-from fmshards.model import Analysis, Preprocess, analyse, load_model, parse_preprocess, prefix_digest
+from fmshards.model import Analysis, Preprocess, analyse, load_on, parse_preprocess, prefix_digest
 from fmshards.shards import check_name
 
 Rate = str | float
@@ -239,22 +238,3 @@ def _check_views(recipe: Recipe, views: int, sensitive: Any) -> Sensitive | None
     if recipe.custom_text is not None and not chosen.whole:
         raise InputError(f"the recipe is a transform of images: its views must be whole (sensitive=1.0, not {chosen})")
     return chosen
-
-
-def load_on(
-    model: str | nn.Module, weights: str | None, device: str | torch.device | None
-) -> tuple[nn.Module, torch.device]:
-    """The model on its device. A module of the caller's is never moved: it is copied if it lies elsewhere."""
-    if isinstance(model, str):
-        where = pick_device(device)
-        return load_model(model, weights).to(where), where
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model is {type(model).__name__}; expected text such as torchvision:resnet18, or a module")
-    if weights is not None:
-        raise InputError("weights are given with a module: load them into it, or name the model by text")
-    own = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    if device is None:
-        return model, own
-    where = pick_device(device)
-    same = own.type == where.type and where.index in (None, own.index)
-    return (model, own) if same else (copy.deepcopy(model).to(where), where)

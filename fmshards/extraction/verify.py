@@ -15,9 +15,8 @@ from fmshards.errors import FormatError, InputError, MismatchError
 from fmshards.extraction.batches import RawBatch
 from fmshards.extraction.decode import Decoder
 from fmshards.extraction.forward import run_prefix
-from fmshards.extraction.options import load_on
 from fmshards.extraction.sources import Source, open_source
-from fmshards.model import multi_prefix, parse_preprocess, prefix_digest
+from fmshards.model import load_on, multi_prefix, parse_preprocess, prefix_digest
 from fmshards.shards import (
     LayerPlan,
     Manifest,

@@ -8,6 +8,7 @@ load.py finds a model by its name and its weights (weights.py); preprocess.py is
 from __future__ import annotations
 
 from fmshards.model.cuts import Cut, cuts, cuts_of, find_cut
+from fmshards.model.device import load_on, pick_device
 from fmshards.model.graph.analyse import Analysis, analyse
 from fmshards.model.identity import prefix_digest
 from fmshards.model.load import load_model
@@ -27,8 +28,10 @@ __all__ = [
     "cuts_of",
     "find_cut",
     "load_model",
+    "load_on",
     "multi_prefix",
     "parse_preprocess",
+    "pick_device",
     "prefix_digest",
     "split",
 ]

@@ -1,10 +1,10 @@
-"""Runs the kernels of move_cpu.py as Python (NUMBA_DISABLE_JIT=1), every access to memory checked."""
+"""Runs the kernels of on_cpu.py as Python (NUMBA_DISABLE_JIT=1), every access to memory checked."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from fmshards.augment import move_cpu
+from fmshards.augment.features import on_cpu
 from tests.augment.test_move_cpu import thetas
 
 Floats = np.ndarray
@@ -69,5 +69,5 @@ def main() -> None:
                 arrays = [rng.random((6, (h * w + tokens) * k)).astype(np.float32) for k in (c, len(stored), c)]
                 x, view, out = (a.view(Checked) for a in arrays)
                 fill = arrays[0][0].copy().view(Checked)
-                kernel = move_cpu._move_cells if last else move_cpu._move_planes
+                kernel = on_cpu._move_cells if last else on_cpu._move_planes
                 kernel._function(x, phi, axes, fill, c if last else kept, view, stored, out)

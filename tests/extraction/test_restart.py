@@ -13,7 +13,7 @@ import pytest
 
 from fmshards.errors import FormatError, InputError, MismatchError
 from fmshards.extraction import extract
-from fmshards.extraction import run as run_module
+from fmshards.extraction import pipeline as run_module
 from fmshards.extraction.sources import WebDatasetSource
 from fmshards.shards import read_manifest
 
