@@ -25,11 +25,17 @@ from fmshards.shards.layer import BASE, MIRROR, Grid, LayerPlan, Similarity, Str
 from fmshards.shards.manifest import Manifest, ShardEntry, chunk_sizes, layer_error
 from fmshards.shards.plan import InputShard, Plan
 from fmshards.shards.sets import (
+    MANIFEST,
+    PLAN,
+    is_whole,
     layer_url,
     make_manifest,
     read_calibration,
     read_manifest,
     read_plan,
+    remove_manifest,
+    remove_set,
+    still_ours,
     write_calibration,
     write_manifest,
     write_plan,
@@ -39,7 +45,9 @@ from fmshards.shards.writer import ShardWriter
 
 __all__ = [
     "BASE",
+    "MANIFEST",
     "MIRROR",
+    "PLAN",
     "Chunk",
     "ChunkIndex",
     "Grid",
@@ -60,6 +68,7 @@ __all__ = [
     "decode_field",
     "entry_of",
     "field_value",
+    "is_whole",
     "layer_error",
     "layer_url",
     "make_manifest",
@@ -69,6 +78,9 @@ __all__ = [
     "read_index",
     "read_manifest",
     "read_plan",
+    "remove_manifest",
+    "remove_set",
+    "still_ours",
     "verify_shard",
     "write_calibration",
     "write_manifest",
