@@ -17,8 +17,8 @@ from fmshards.codec import Codec, FeatureSpec, channel_bits, codec_for, fit_step
 from fmshards.errors import InputError, ModelError
 from fmshards.extraction.decode import Decoder
 from fmshards.extraction.forward import Prefix, run_prefix
-from fmshards.extraction.options import Request
 from fmshards.extraction.provenance import provenance
+from fmshards.extraction.request import Request
 from fmshards.extraction.sources import Item
 from fmshards.model import Cut, cuts_of, find_cut, multi_prefix
 from fmshards.shards import LayerPlan, Plan
@@ -52,12 +52,12 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
         request.preprocess,
         request.recipe,
         request.mirror,
-        request.views,
+        request.options.views,
         request.sensitive,
         {name: cut.spec for name, cut in found.items()},
         steps=request.stepped,
         batch=request.batch,
-        seed=request.seed,
+        seed=request.options.seed,
         device=request.device,
         ordered=request.ordered,
     )
@@ -67,21 +67,21 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
     stored = ("mirror",) if mirrored and request.mirror.way == "stored" else ()
     plan = Plan(
         identity=request.identity(size),
-        options=request.options(),
+        options=request.plan_options(),
         provenance={
-            **provenance(request.device),
+            **provenance(request.device, request.layout),
             "model": request.model_text,
-            "weights": request.weights_text,
+            "weights": request.options.weights,
             "source": request.source_text,
         },
         inputs=request.source.inputs,
-        chunk=request.chunk or chunk_length(max(codec.row_bytes for codec in codecs.values())),
+        chunk=request.options.chunk or chunk_length(max(codec.row_bytes for codec in codecs.values())),
         base_size=size,
         recipe=request.recipe.to_json(),
         mirror=request.mirror.to_json(),
-        views=request.views,
+        views=request.options.views,
         references=("base", "mirror") if mirrored else ("base",),
-        members=("base", *stored, *(f"view{v + 1}" for v in range(request.views))),
+        members=("base", *stored, *(f"view{v + 1}" for v in range(request.options.views))),
         layers=layers,
         classes=request.source.classes,
         calibration=None,
@@ -101,11 +101,11 @@ def calibration_images(request: Request, size: tuple[int, int]) -> Sequence[Imag
     """
     least = _LOOK_FOR_ORDER if request.ordered else _LOOK
     measured = request.recipe or request.stepped
-    wanted = request.calibration if measured else min(request.calibration, least)
+    wanted = request.options.calibration if measured else min(request.options.calibration, least)
     inputs = len(request.source.inputs)
     count = min(inputs, _CALIBRATION_SHARDS, wanted)
     shards = [i * inputs // count for i in range(count)]
-    decoder = Decoder(request.source, request.preprocess, size)
+    decoder = Decoder(request.source, request.preprocess, size, keep=request.kept)
     found: list[tuple[int, Item]] = []
     for i, shard in enumerate(shards):
         share = (i + 1) * wanted // count - i * wanted // count
@@ -147,7 +147,7 @@ def _head(request: Request, shard: int, count: int) -> Iterator[Item]:
 
 
 def _first_base(request: Request) -> torch.Tensor:
-    decoder = Decoder(request.source, request.preprocess)
+    decoder = Decoder(request.source, request.preprocess, keep=request.kept)
     for item in _head(request, 0, 1):
         return decoder.base(0, decoder.sample(0, item))
     raise InputError(f"{request.source.inputs[0].url} holds no sample")
@@ -156,7 +156,7 @@ def _first_base(request: Request) -> torch.Tensor:
 def _cuts(request: Request, example: torch.Tensor) -> dict[str, Cut]:
     known = request.analysis(example)
     every = cuts_of(known)
-    found = {name: find_cut(every, name, known) for name in request.layers}
+    found = {name: find_cut(every, name, known) for name in request.options.layers}
     names = [cut.name for cut in found.values()]
     for name, cut in found.items():
         if names.count(cut.name) > 1:
@@ -169,7 +169,7 @@ def _named_prefix(request: Request, found: Mapping[str, Cut], example: torch.Ten
     module = multi_prefix(request.model, [cut.name for cut in found.values()], analysis=request.analysis(example))
 
     def prefix(x: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = run_prefix(module, x, request.device, request.precision)
+        features = run_prefix(module, x, request.device, request.options.precision, request.layout)
         return {name: features[cut.name] for name, cut in found.items()}
 
     return prefix
@@ -196,19 +196,19 @@ def _codec(
     channels: Sequence[int] | None,
 ) -> Codec:
     """The codec of a layer's rate for its feature, or for these channels of it; its order and steps as calibrated."""
-    rate = request.layers[name]
+    rate = request.options.layers[name]
     order, steps, bits = None, None, channel_bits(rate)
     if measured.channels is not None:
         order = measured.channels.order(partial(codec_for, rate), channels)
     if bits and measured.values is not None:
         values = measured.values if channels is None else measured.values.select(tuple(channels))
-        steps = fit_steps(values, bits, request.filter is not None)
-    return codec_for(rate, spec, order, steps, request.filter)
+        steps = fit_steps(values, bits, request.options.filter is not None)
+    return codec_for(rate, spec, order, steps, request.options.filter)
 
 
 def _layer(request: Request, name: str, cut: Cut, codec: Codec, measured: LayerCalibration, dtype: str) -> LayerPlan:
     view = None
-    if request.views and measured.sensitive:
+    if request.options.views and measured.sensitive:
         view = _codec(request, name, cut.spec.select(len(measured.sensitive)), measured, measured.sensitive)
     return LayerPlan(
         name=name,

@@ -41,6 +41,7 @@ class ShardIndex:
     """`plan` is the digest of the plan the shard was written by; `shard` the name it was written as.
 
     `errors` is None or {"samples": int, "error": [...], "energy": [...]}: sums over the first chunk, a channel each.
+    `input` is {"bytes": int or None, "digest": text}, the content of the input shard; None where it is not known.
     """
 
     samples: int
@@ -49,6 +50,7 @@ class ShardIndex:
     layer: str
     shard: str
     errors: dict[str, Any] | None
+    input: dict[str, Any] | None = None
 
 
 def seal_index(index: ShardIndex) -> bytes:
@@ -64,6 +66,7 @@ def seal_index(index: ShardIndex) -> bytes:
             "members": names,
             "chunks": [[c.n, [list(c.members[name]) for name in names]] for c in index.chunks],
             "errors": index.errors,
+            **({} if index.input is None else {"input": index.input}),
         }
     )
 
@@ -133,6 +136,7 @@ def parse_index(data: bytes, offset: int, where: str) -> ShardIndex:
     names = fields.items("members", 3 + limits.VIEWS)
     rows = fields.items("chunks", limits.SHARD_CHUNKS)
     errors = _errors(fields)
+    made_from = _input(fields)
     fields.done()
     if not is_digest(plan):
         raise fields.bad("plan", "64 hexadecimal digits", plan)
@@ -145,7 +149,7 @@ def parse_index(data: bytes, offset: int, where: str) -> ShardIndex:
         raise FormatError(f"{where}: its members end at byte {end}, so the index would begin at {end + BLOCK}")
     if sum(c.n for c in chunks) != samples:
         raise FormatError(f"{where}: its chunks hold {sum(c.n for c in chunks)} samples, stated are {samples}")
-    return ShardIndex(samples, chunks, plan, layer, shard, errors)
+    return ShardIndex(samples, chunks, plan, layer, shard, errors, made_from)
 
 
 def _chunks(names: list[str], rows: list[Any], where: str) -> tuple[tuple[ChunkIndex, ...], int]:
@@ -176,6 +180,16 @@ def _chunks(names: list[str], rows: list[Any], where: str) -> tuple[tuple[ChunkI
             end = offset + length + padding(length)
         chunks.append(ChunkIndex(chunk_key(j), n, members))
     return tuple(chunks), end
+
+
+def _input(fields: Fields) -> dict[str, Any] | None:
+    value = fields.take("input") if "input" in fields else None
+    if value is None:
+        return None
+    inner = Fields(value, f"{fields.where}: input")
+    found = {"bytes": inner.integer_or_none("bytes", 0, 1 << 62), "digest": inner.text("digest", 256)}
+    inner.done()
+    return found
 
 
 def _errors(fields: Fields) -> dict[str, Any] | None:

@@ -88,6 +88,9 @@ class Fields:
         self._left: dict[str, Any] = dict(value)
         self.where = where
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
     def take(self, name: str) -> Any:
         value = self._left.pop(name, _MISSING)
         if value is _MISSING:

@@ -43,6 +43,7 @@ class ShardWriter:
         self._fields: list[str] = []
         self._views = 0
         self._errors: dict[str, Any] | None = None
+        self._input: dict[str, Any] | None = None
         self._sha256 = hashlib.sha256()
         self._at = 0
         self._file: BinaryIO | None = None
@@ -108,12 +109,18 @@ class ShardWriter:
         except FormatError as error:
             raise InputError(str(error)) from None
 
+    def input(self, bytes: int | None, digest: str) -> None:
+        """What the shard was made from, for the index: size and "sha256:<hex>" of the input shard's content."""
+        self._input = {"bytes": bytes, "digest": digest}
+
     def close(self) -> ShardEntry:
         """Write the index, publish the shard and return its entry for the manifest."""
         if self.entry is not None:
             return self.entry
         samples = sum(chunk.n for chunk in self._chunks)
-        index = ShardIndex(samples, tuple(self._chunks), self._plan, self._layer, self._shard, self._errors)
+        index = ShardIndex(
+            samples, tuple(self._chunks), self._plan, self._layer, self._shard, self._errors, self._input
+        )
         data = seal_index(index)
         if len(data) > limits.INDEX_BYTES:
             raise InputError(f"{self.url}: an index of {len(data)} bytes, the format allows {limits.INDEX_BYTES}")
