@@ -55,8 +55,8 @@ def check_crowd(crowded: int, samples: int, chosen: str, key: str, url: str) -> 
     not views of one sample. Raises InputError."""
     if crowded > 1 and samples <= crowded:
         raise InputError(
-            f"{url}: {samples} samples, of up to {crowded} images (key {key!r}), and image_field={chosen!r} takes one of "
-            f"each{dot_rule(key, [chosen])}"
+            f"{url}: {samples} samples, of up to {crowded} images (key {key!r}), and image_field={chosen!r} takes one "
+            f"of each{dot_rule(key, [chosen])}"
         )
 
 
@@ -69,8 +69,8 @@ def dot_rule(key: str, fields: Collection[str]) -> str:
     renamed = f"{base}-{dotted[0].rpartition('.')[0].replace('.', '-')}.{dotted[0].rpartition('.')[2]}"
     return (
         f". WebDataset's rule: a key ends at the first dot of a file's name, so that '{base}.{dotted[0]}' belongs to "
-        f"the sample {base!r}. Where each is a sample of its own, rename the files, labels too, so that the only dot is "
-        f"that of the extension ('{renamed}')"
+        f"the sample {base!r}. Where each is a sample of its own, rename the files, labels too, so that the only dot "
+        f"is that of the extension ('{renamed}')"
     )
 
 
