@@ -103,6 +103,8 @@ def source_of(plan: Plan, source: Any = None) -> Source:
         shard_size=options.get("shard_size") if folder else None,
         image_field=options.get("image_field"),
         seed=plan.identity.get("seed", 0),
+        classes=plan.classes if options.get("source") == "folder" else None,
+        orientation=options.get("orientation", "ignore"),
     )
     ours, theirs = ([(i.bytes, i.samples, i.digest) for i in inputs] for inputs in (found.inputs, plan.inputs))
     if ours != theirs:

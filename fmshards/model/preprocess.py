@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as V
 
 from fmshards.errors import InputError
 from fmshards.functions import callable_name
-from fmshards.model.image import to_rgb as to_rgb
+from fmshards.model.image import to_rgb
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RESAMPLE = {
