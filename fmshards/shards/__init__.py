@@ -6,7 +6,8 @@ plan.py         plan.json
 manifest.py     manifest.json, entries of shards, error sums added up
 differences.py  how two plans differ, in lines for a person
 sets.py         the files of a set at a URL
-fields.py       the other fields of a sample
+fields.py       the other fields of a sample: the rule by which a reader serves them
+values.py       Python's, numpy's and torch's values as a meta holds them
 meta.py         the first member of a chunk
 index.py        the last member of a shard
 writer.py       shards written
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from fmshards.shards.chunk import Chunk, chunk_from_members, read_chunk
 from fmshards.shards.differences import plan_differences
-from fmshards.shards.fields import decode_field, field_value
+from fmshards.shards.fields import batch_names, check_readable, column, decode_column, decode_field, served_names
 from fmshards.shards.index import ChunkIndex, ShardIndex, check_index, read_index
 from fmshards.shards.layer import BASE, MIRROR, Grid, LayerPlan, Similarity, Stream, check_name
 from fmshards.shards.manifest import Manifest, ShardEntry, chunk_sizes, layer_error
@@ -40,6 +41,7 @@ from fmshards.shards.sets import (
     write_manifest,
     write_plan,
 )
+from fmshards.shards.values import field_value
 from fmshards.shards.verify import Problem, entry_of, verify_shard
 from fmshards.shards.writer import ShardWriter
 
@@ -61,10 +63,14 @@ __all__ = [
     "ShardWriter",
     "Similarity",
     "Stream",
+    "batch_names",
     "check_index",
     "check_name",
+    "check_readable",
     "chunk_from_members",
     "chunk_sizes",
+    "column",
+    "decode_column",
     "decode_field",
     "entry_of",
     "field_value",
@@ -80,6 +86,7 @@ __all__ = [
     "read_plan",
     "remove_manifest",
     "remove_set",
+    "served_names",
     "still_ours",
     "verify_shard",
     "write_calibration",
