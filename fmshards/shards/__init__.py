@@ -5,7 +5,8 @@ layer.py        what the plan says of one layer
 plan.py         plan.json
 manifest.py     manifest.json, entries of shards, error sums added up
 differences.py  how two plans differ, in lines for a person
-sets.py         the files of a set at a URL
+sets.py         the files of a set at a URL: names, reading, writing, removal
+whole.py        a set declared whole: layers compared, the manifest made
 fields.py       the other fields of a sample: the rule by which a reader serves them
 values.py       Python's, numpy's and torch's values as a meta holds them
 meta.py         the first member of a chunk
@@ -30,7 +31,6 @@ from fmshards.shards.sets import (
     PLAN,
     is_whole,
     layer_url,
-    make_manifest,
     read_calibration,
     read_manifest,
     read_plan,
@@ -42,7 +42,8 @@ from fmshards.shards.sets import (
     write_plan,
 )
 from fmshards.shards.values import field_value
-from fmshards.shards.verify import Problem, entry_of, verify_shard
+from fmshards.shards.verify import Problem, entry_of, examine_shard, verify_shard
+from fmshards.shards.whole import check_layers_agree, layers_differ, make_manifest
 from fmshards.shards.writer import ShardWriter
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "Stream",
     "batch_names",
     "check_index",
+    "check_layers_agree",
     "check_name",
     "check_readable",
     "chunk_from_members",
@@ -73,10 +75,12 @@ __all__ = [
     "decode_column",
     "decode_field",
     "entry_of",
+    "examine_shard",
     "field_value",
     "is_whole",
     "layer_error",
     "layer_url",
+    "layers_differ",
     "make_manifest",
     "plan_differences",
     "read_calibration",

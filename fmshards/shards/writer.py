@@ -18,7 +18,7 @@ from fmshards.shards.fields import LABEL, check_served, decode_field, label_kind
 from fmshards.shards.index import ChunkIndex, ShardIndex, check_errors, check_input, seal_index
 from fmshards.shards.layer import check_name
 from fmshards.shards.manifest import ShardEntry
-from fmshards.shards.meta import Meta, seal_meta
+from fmshards.shards.meta import Meta, sample_bytes, seal_meta
 from fmshards.shards.plan import is_digest
 from fmshards.shards.tar import BLOCK, END, INDEX_NAME, META, chunk_key, header, member_name, padding
 
@@ -47,6 +47,7 @@ class ShardWriter:
         self._errors: dict[str, Any] | None = None
         self._input: dict[str, Any] | None = None
         self._sha256 = hashlib.sha256()
+        self._samples = hashlib.sha256()
         self._at = 0
         self._file: BinaryIO | None = None
         self._publish: AbstractContextManager[BinaryIO] | None = None
@@ -92,6 +93,7 @@ class ShardWriter:
         )
         self._check_chunk(meta, where)
         sealed = seal_meta(meta, where)
+        self._samples.update(sample_bytes(meta))
         places: dict[str, tuple[int, int, int]] = {}
         for name, data in {META: sealed, **members}.items():
             crc = crc32(sealed) if name == META else meta.members[name][1]
@@ -135,7 +137,15 @@ class ShardWriter:
         publish, self._publish, self._file = self._publish, None, None
         if publish is not None:
             publish.__exit__(None, None, None)
-        self.entry = ShardEntry(f"{self._shard}.tar", samples, self._at, self._sha256.hexdigest(), offset, len(data))
+        self.entry = ShardEntry(
+            name=f"{self._shard}.tar",
+            samples=samples,
+            bytes=self._at,
+            sha256=self._sha256.hexdigest(),
+            index_offset=offset,
+            index_length=len(data),
+            samples_digest=self._samples.hexdigest(),
+        )
         return self.entry
 
     def _new_keys(self, keys: Sequence[str], where: str) -> list[str]:
