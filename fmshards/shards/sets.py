@@ -12,16 +12,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 
 from fmshards import store
 from fmshards.errors import CorruptError, FormatError, InputError
 from fmshards.shards import limits
-from fmshards.shards.index import check_index, read_index
 from fmshards.shards.layer import check_name
-from fmshards.shards.manifest import Manifest, ShardEntry, layer_error
+from fmshards.shards.manifest import Manifest
 from fmshards.shards.plan import Plan
 
 PLAN = "plan.json"
@@ -117,26 +115,6 @@ def remove_set(set_url: str, layers: Sequence[str]) -> None:
     for name in store.list_names(set_url):
         if _CALIBRATION.fullmatch(name):
             store.remove(store.join(set_url, name))
-
-
-def make_manifest(set_url: str, plan: Plan, shards: Mapping[str, Sequence[ShardEntry]]) -> Manifest:
-    """The manifest of finished shards, in the order of `plan.inputs`; reads each index for its error sums.
-
-    Raises FormatError or MismatchError where the shards are not those of `plan`.
-    """
-    errors: dict[str, dict[str, Any]] = {}
-    for layer in plan.layers:
-        stats = []
-        for entry in shards[layer.name]:
-            url = layer_url(set_url, layer.name, entry.name)
-            index = read_index(url, entry)
-            check_index(index, plan, layer.name, url)
-            stats.append(index.errors)
-        found = layer_error(stats)
-        if found is not None:
-            errors[layer.name] = found
-    samples = sum(entry.samples for entry in shards[plan.layers[0].name])
-    return Manifest(plan, {name: tuple(entries) for name, entries in shards.items()}, errors, samples)
 
 
 def write_calibration(set_url: str, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
