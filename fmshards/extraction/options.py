@@ -18,7 +18,7 @@ from fmshards.codec import FILTERS, channel_bits, codec_name
 from fmshards.errors import InputError
 from fmshards.extraction.forward import PRECISIONS
 from fmshards.extraction.sources import Source, open_source
-from fmshards.model import Analysis, Preprocess, analyse, load_on, parse_preprocess, prefix_digest
+from fmshards.model import Analysis, Identities, Preprocess, analyse, image_type, load_on, parse_preprocess
 from fmshards.shards import check_name
 
 Rate = str | float
@@ -71,9 +71,9 @@ class Request:
         return frozenset(n for n, rate in self.layers.items() if codec_name(rate) == "zfp" and self.order == "auto")
 
     @cached_property
-    def digests(self) -> dict[str, str]:
-        """The digest of the prefix of each layer."""
-        return {name: prefix_digest(self.model, name) for name in self.layers}
+    def identities(self) -> Identities:
+        """What of the model decides its features; each layer's is computed once."""
+        return Identities(self.model)
 
     def decided(self, base_size: Sequence[int]) -> dict[str, Any]:
         """What of a plan's JSON is decided before anything is run."""
@@ -82,7 +82,7 @@ class Request:
     def identity(self, base_size: Sequence[int]) -> dict[str, Any]:
         """What decides whether a shard set is this one, for readers too."""
         return {
-            "layers": {name: {"cut": name, "prefix": prefix_digest(self.model, name)} for name in self.layers},
+            "layers": {name: self.identities.layer(name) for name in self.layers},
             "dtype": self.precision,
             "preprocess": self.preprocess.text,
             "recipe": str(self.recipe),
@@ -175,6 +175,7 @@ def make_request(
             stacklevel=4,
         )
     loaded, where = load_on(model, weights, device)
+    _check_precision(loaded, precision)
     return Request(
         source=open_source(source, shard_size=shard_size, image_field=image_field, seed=seed),
         source_text=_source_text(source),
@@ -206,6 +207,16 @@ def _rate_text(rate: Rate) -> str:
         return f"{float(rate):g}"
     except ValueError:
         return str(rate)
+
+
+def _check_precision(model: nn.Module, precision: str) -> None:
+    """Raise InputError where autocast would meet weights of the other half precision: torch mixes these nowhere."""
+    asked, found = PRECISIONS[precision], image_type(model)[1]
+    if asked is not None and found in (torch.float16, torch.bfloat16) and found is not asked:
+        raise InputError(
+            f"precision is {precision}, but the model's weights are {str(found).removeprefix('torch.')} already: leave "
+            "precision as it is (float32), which runs the model in the dtype of its weights"
+        )
 
 
 def _source_text(source: Any) -> str:

@@ -25,7 +25,7 @@ from fmshards.extraction.forward import Forward
 from fmshards.extraction.labels import LabelRuns
 from fmshards.extraction.options import Rate, Request, make_request
 from fmshards.extraction.progress import Progress, stream_of
-from fmshards.model import multi_prefix
+from fmshards.model import blank_image, multi_prefix
 from fmshards.shards import Manifest, Plan, ShardEntry, entry_of, layer_url, make_manifest, write_manifest
 
 
@@ -154,7 +154,7 @@ class _Run:
     def run(self) -> dict[str, list[ShardEntry]]:
         """Write what is missing; the entries of all shards, by layer, in the order of the input."""
         request, plan = self.request, self.plan
-        example = torch.zeros(1, 3, *plan.base_size, device=request.device)
+        example = blank_image(request.model, plan.base_size)
         prefix = multi_prefix(request.model, [layer.cut for layer in plan.layers], analysis=request.analysis(example))
         forward = Forward(prefix, plan, request.device, request.precision)
         views = Views(request.recipe, request.mirror, plan.views, request.seed) if plan.views else None
