@@ -19,6 +19,7 @@ from fmshards import functions, store
 from fmshards.errors import FormatError, MismatchError
 from fmshards.extraction.sources import Source
 from fmshards.extraction.work import found_shards
+from fmshards.model import Identities, identity_differences
 from fmshards.shards import (
     MANIFEST,
     PLAN,
@@ -57,7 +58,9 @@ class Findings:
     changed: list[str] = field(default_factory=list)
 
 
-def check_plan(out: str, stored: Plan, ours: Mapping[str, Any], source: Source, stage: Stage) -> Findings:
+def check_plan(
+    out: str, stored: Plan, ours: Mapping[str, Any], model: Identities, source: Source, stage: Stage
+) -> Findings:
     """Refuse a set that other options, another model or other input made. Raises MismatchError that lists them all.
 
     ours: the parts of a plan's JSON that are decided before anything is run. stage: told of what takes time. What is
@@ -65,7 +68,11 @@ def check_plan(out: str, stored: Plan, ours: Mapping[str, Any], source: Source, 
     """
     found = Findings()
     here, unclear = _known_functions(ours, stored)
+    here["identity"]["layers"] = _known_layers(here["identity"]["layers"], stored)
     found.differences = plan_differences(here, stored)
+    layers = [(layer.name, layer.cut) for layer in stored.layers if layer.name in here["identity"]["layers"]]
+    known = stored.provenance
+    found.differences += identity_differences(stored.identity, layers, model, known.get("probe"), known.get("parts"))
     _compare_inputs(out, stored, source, stage, found)
     refuse(out, found.differences)
     if unclear:
@@ -122,6 +129,12 @@ def _known_functions(ours: Mapping[str, Any], stored: Plan) -> tuple[dict[str, A
         if not functions.differ(*bare):
             identity[name], unclear = there, True
     return {**ours, "identity": identity}, unclear
+
+
+def _known_layers(ours: Mapping[str, Any], stored: Plan) -> dict[str, Any]:
+    """`ours` with what the stored identity says of each layer that both have: the model is compared by itself."""
+    theirs = stored.identity.get("layers")
+    return {name: theirs[name] if isinstance(theirs, dict) and name in theirs else ours[name] for name in ours}
 
 
 def _compare_inputs(out: str, stored: Plan, source: Source, stage: Stage, found: Findings) -> None:

@@ -73,6 +73,8 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
             "model": request.model_text,
             "weights": request.options.weights,
             "source": request.source_text,
+            "probe": request.identities.probe(list(found), size),
+            "parts": {name: request.identities.parts(name) for name in found},
         },
         inputs=request.source.inputs,
         chunk=request.options.chunk or chunk_length(max(codec.row_bytes for codec in codecs.values())),

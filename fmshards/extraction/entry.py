@@ -168,7 +168,6 @@ def run(
     work = Work(out, plan)
     try:
         Pass(request, work, shown, clock).run()
-        work.check_layers()
         manifest = make_manifest(out, plan, work.shards_made())
         _check_ours(out, plan)
         write_manifest(out, manifest)
@@ -199,7 +198,7 @@ def _compare(request: Request, plan: Plan, shown: Progress) -> None:
     """Raise MismatchError unless the set of `plan` is the one that is asked for."""
     # Without a size in the preprocessing the images decide it: what the plan says is checked against each of them.
     ours = request.decided(request.preprocess.size or plan.base_size)
-    found: Findings = check_plan(request.out, plan, ours, request.source, shown.stage)
+    found: Findings = check_plan(request.out, plan, ours, request.identities, request.source, shown.stage)
     if any(found.doubtful.values()):
         decoder, forward = request.decoder(plan), request.forward(plan)
         refuse(request.out, sample_differences(request.out, plan, found.doubtful, decoder, forward))

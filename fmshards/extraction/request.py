@@ -17,10 +17,20 @@ from fmshards.calibration import Sensitive, parse_sensitive
 from fmshards.codec import channel_bits, codec_name
 from fmshards.errors import InputError
 from fmshards.extraction.decode import Decoder, Kept, Views
-from fmshards.extraction.forward import Forward, best_layout
+from fmshards.extraction.forward import PRECISIONS, Forward, best_layout
 from fmshards.extraction.options import Options, Rate
 from fmshards.extraction.sources import Source, open_source
-from fmshards.model import Analysis, Preprocess, analyse, load_on, multi_prefix, parse_preprocess, prefix_digest
+from fmshards.model import (
+    Analysis,
+    Identities,
+    Preprocess,
+    analyse,
+    blank_image,
+    image_type,
+    load_on,
+    multi_prefix,
+    parse_preprocess,
+)
 from fmshards.shards import Plan
 
 BATCH, CPU_BATCH = 64, 8
@@ -72,7 +82,7 @@ class Request:
 
     def forward(self, plan: Plan) -> Forward:
         """The prefix of all layers of `plan`, on the device."""
-        example = torch.zeros(1, 3, *plan.base_size, device=self.device)
+        example = blank_image(self.model, plan.base_size)
         prefix = multi_prefix(self.model, [layer.cut for layer in plan.layers], analysis=self.analysis(example))
         return Forward(prefix, plan, self.device, self.options.precision, self.layout)
 
@@ -93,9 +103,9 @@ class Request:
         return frozenset(n for n in rates if codec_name(rates[n]) == "zfp" and self.options.order == "auto")
 
     @cached_property
-    def layer_identities(self) -> dict[str, dict[str, Any]]:
-        """What identifies each layer: its cut and the digest of its prefix."""
-        return {name: {"cut": name, "prefix": prefix_digest(self.model, name)} for name in self.options.layers}
+    def identities(self) -> Identities:
+        """What of the model decides its features; each layer's is computed once."""
+        return Identities(self.model)
 
     def decided(self, base_size: Sequence[int]) -> dict[str, Any]:
         """What of a plan's JSON is decided before anything is run."""
@@ -109,7 +119,7 @@ class Request:
     def identity(self, base_size: Sequence[int]) -> dict[str, Any]:
         """What decides whether a shard set is this one, for readers too."""
         return {
-            "layers": self.layer_identities,
+            "layers": {name: self.identities.layer(name) for name in self.options.layers},
             "dtype": self.options.precision,
             "preprocess": self.preprocess.text,
             "recipe": str(self.recipe),
@@ -150,7 +160,8 @@ def prepare(source: Any, out: str, model: str | nn.Module, options: Options, sto
     mirror = parse_mirror(options.mirror) if recipe.flips else Mirror("none")
     sensitive = _check_views(recipe, options.views, options.sensitive)
     _warn(recipe, mirror, options.views, sensitive)
-    loaded, device = load_on(model, options.weights, device=options.device)
+    loaded, device = load_on(model, options.weights, options.device)
+    _check_precision(loaded, options.precision)
     name = model if isinstance(model, str) else None
     preprocess = parse_preprocess(options.preprocess, model=loaded, name=name, version=options.version)
     if options.version is not None and preprocess.function is None and recipe.custom is None:
@@ -196,6 +207,16 @@ def _decide(options: Options, stored: Plan | None, device: torch.device, model: 
         # Sets of before know of no orientation: their images are as they lie in the file.
         orientation = options.orientation or ("apply" if stored.options.get("orientation") == "apply" else "ignore")
     return batch, layout, orientation
+
+
+def _check_precision(model: nn.Module, precision: str) -> None:
+    """Raise InputError where autocast would meet weights of the other half precision: torch mixes these nowhere."""
+    asked, found = PRECISIONS[precision], image_type(model)[1]
+    if asked is not None and found in (torch.float16, torch.bfloat16) and found is not asked:
+        raise InputError(
+            f"precision is {precision}, but the model's weights are {str(found).removeprefix('torch.')} already: leave "
+            "precision as it is (float32), which runs the model in the dtype of its weights"
+        )
 
 
 def _rate_text(rate: Rate) -> str:

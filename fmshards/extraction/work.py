@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from fmshards import store
 from fmshards.errors import FormatError, MismatchError
-from fmshards.shards import Plan, ShardEntry, ShardIndex, entry_of, layer_url, read_chunk, read_index
+from fmshards.shards import Plan, ShardEntry, ShardIndex, entry_of, layer_url, read_index
 
 
 @dataclass
@@ -17,7 +17,6 @@ class Work:
     url: str
     plan: Plan
     entries: dict[str, dict[str, ShardEntry]] = field(default_factory=dict)
-    _found: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.entries = {layer.name: {} for layer in self.plan.layers}
@@ -33,8 +32,6 @@ class Work:
                     missing.append(layer.name)
                 else:
                     self.entries[layer.name][shard.name] = entry
-            if len(missing) < len(self.plan.layers):
-                self._found.append(i)
             yield i, missing
 
     def check_content(self, i: int, digest: str | None) -> None:
@@ -59,21 +56,6 @@ class Work:
         for layer, entry in entries.items():
             self.entries[layer][self.plan.inputs[i].name] = entry
 
-    def check_layers(self) -> None:
-        """Raise MismatchError where layers that were not made in one pass hold other samples: other keys or fields."""
-        for i in self._found:
-            name = self.plan.inputs[i].name
-            first, *others = self.entries
-            places = {layer: self._place(layer, i) for layer in self.entries}
-            indexes = {layer: read_index(places[layer], self.entries[layer][name]) for layer in places}
-            for layer in others:
-                difference = _difference(places[first], indexes[first], places[layer], indexes[layer])
-                if difference is not None:
-                    raise MismatchError(
-                        f"{places[layer]} and {places[first]} hold different samples ({difference}): they were made "
-                        "from other content of one input; remove one of them and run the same again"
-                    )
-
     def shards_made(self) -> dict[str, Sequence[ShardEntry]]:
         """The entries of all shards, by layer, in the order of the input."""
         return {name: [found[shard.name] for shard in self.plan.inputs] for name, found in self.entries.items()}
@@ -95,19 +77,3 @@ def found_shards(url: str, plan: Plan, i: int) -> dict[str, ShardIndex]:
             if (index.plan, index.layer) == (plan.digest, layer.name):
                 found[layer.name] = index
     return found
-
-
-def _difference(place: str, index: ShardIndex, other: str, theirs: ShardIndex) -> str | None:
-    if index.input is not None and index.input == theirs.input:
-        return None
-    if index.samples != theirs.samples:
-        return f"{index.samples} and {theirs.samples} of them"
-    for j in range(len(index.chunks)):
-        a, b = read_chunk(place, index, j, []), read_chunk(other, theirs, j, [])
-        if a.keys != b.keys:
-            i = next(i for i in range(a.n) if a.keys[i] != b.keys[i])
-            return f"keys {a.keys[i]!r} and {b.keys[i]!r}"
-        if a.fields != b.fields:
-            name = next(n for n in sorted({*a.fields, *b.fields}) if a.fields.get(n) != b.fields.get(n))
-            return f"the field {name!r}"
-    return None

@@ -34,8 +34,8 @@ def parse_preprocess(
     an RGB PIL image; or None, the model's own, or the PREPROCESS beside its factory. The terms, in any order but
     normalize last: `resize(S)` (shorter side) or `resize((H, W))`, `interpolation=bilinear|bicubic|nearest|lanczos`;
     `center_crop(S)`; `normalize(imagenet)` or `normalize(mean=(..), std=(..))`; `none`. Resizing is antialiased, as
-    PIL's always is. model, name, weights: where the model's own is asked for. version: the user's name for what a function
-    does, in place of a digest of it.
+    PIL's always is. model, name, weights: where the model's own is asked for. version: the user's name for what a
+    function does, in place of a digest of it.
 
     Raises InputError, also for a function of which no digest can be made, where `version` is None.
     """
