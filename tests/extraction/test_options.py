@@ -42,7 +42,7 @@ def test_one_layer_as_on_the_command_line() -> None:
      {"a": [4]}, {3: 4}, {"../up": 4}, {"a": "fp8"}, torch.zeros(2)],
 )  # fmt: skip
 def test_layers_that_are_none(given: Any) -> None:
-    with pytest.raises(InputError, match="layer|rate"):
+    with pytest.raises(InputError, match=r"layer|rate"):
         layer_rates(given)
 
 
