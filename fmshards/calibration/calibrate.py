@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from fmshards.augment import (
+    LayerMove,
     Mirror,
     MirrorMap,
     Recipe,
@@ -124,7 +125,8 @@ def calibrate(
         for name, spec in specs.items():
             moved = reference[name]
             if spec.spatial is not None:
-                moved = move(moved, theta, mirrored, spec, grids[name], fills[name].to(run.device), size)
+                how = LayerMove(spec, size, grids[name], fills[name].to(run.device))
+                moved = move(moved, theta, mirrored, how)
             comparisons[name].add(moved, true[name])
     return {
         name: LayerCalibration(
