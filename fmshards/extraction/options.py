@@ -42,7 +42,7 @@ class Request:
     mirror: Mirror
     views: int
     sensitive: Sensitive | None
-    calibration: int
+    calibration: int | None
     batch: int
     device: torch.device
     precision: str
@@ -132,7 +132,7 @@ def make_request(
     mirror: str | Mirror,
     views: int,
     sensitive: Any,
-    calibration: int,
+    calibration: int | None,
     batch: int,
     device: str | torch.device | None,
     precision: str,
@@ -152,7 +152,7 @@ def make_request(
         codec_name(rate)
     for what, value, least in (
         ("batch", batch, 1),
-        ("calibration", calibration, 1),
+        ("calibration", 1 if calibration is None else calibration, 1),
         ("views", views, 0),
         ("workers", workers, 0),
         ("chunk", 1 if chunk is None else chunk, 1),

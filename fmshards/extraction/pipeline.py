@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Any, TextIO
 
@@ -15,9 +16,11 @@ from torch import nn
 
 from fmshards import store
 from fmshards.augment import Mirror
+from fmshards.calibration import default_calibration
 from fmshards.clock import Clock
 from fmshards.extraction.batches import Batch, decoded_batches, is_worker_death, worker_died
 from fmshards.extraction.bind import MANIFEST, check_plan, find_plan, is_whole, publish_plan, remove_set
+from fmshards.extraction.calibration_images import sample_count
 from fmshards.extraction.decode import Decoder, Views
 from fmshards.extraction.draft import draft_plan
 from fmshards.extraction.encode import Background, Features, ShardSink
@@ -41,7 +44,7 @@ def extract(
     mirror: str | Mirror = "stored",
     views: int = 0,
     sensitive: Any = None,
-    calibration: int = 512,
+    calibration: int | None = None,
     batch: int = 64,
     device: str | torch.device | None = None,
     precision: str = "float32",
@@ -69,7 +72,7 @@ def extract(
     preprocess: text, or a function from a PIL image to a float tensor [3, H, W].
     recipe, mirror, views, sensitive: the augmentation that training may use; see `fmshards.augment`.
     calibration: samples that similarities, grid, fill, the mapped mirror, steps of channels and their order are
-        measured on.
+        measured on; by default an eighth of the set, within 16 to 512.
     batch: samples in one forward. Part of what decides the last bits of a feature.
     precision: float32, or autocast to bf16 or fp16; features are stored from float32 in any case.
     workers: processes that read and decode images.
@@ -121,6 +124,10 @@ def _bind(request: Request, overwrite: bool) -> tuple[Plan, Manifest | None]:
     """The plan to work by, and the manifest where there is nothing left to do."""
     out, inputs = request.out, request.source.inputs
     stored, manifest = (None, None) if overwrite else find_plan(out)
+    if request.calibration is None:
+        known = None if stored is None else stored.options.get("calibration")
+        wanted = known if isinstance(known, int) else default_calibration(sample_count(request.source))
+        request = replace(request, calibration=wanted)
     if stored is None:
         draft, arrays = draft_plan(request)
         if overwrite:
