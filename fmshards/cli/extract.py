@@ -33,7 +33,7 @@ from fmshards.units import bytes_text
 @click.option("--mirror", default="stored", show_default=True, help="stored, mapped, mapped(kernel=1) or none")
 @click.option("--views", default=0, show_default=True, help="stored views of the sensitive channels")
 @click.option("--sensitive", help="which channels views hold: a fraction, threshold(0.9), or a list [0,3,5]")
-@click.option("--calibration", default=512, show_default=True, help="samples that calibration looks at")
+@click.option("--calibration", type=int, help="samples that calibration looks at; by default an eighth, 16 to 512")
 @click.option("--batch", type=int, help="samples in one forward; by default 64, on a CPU 8")
 @click.option("--device", help="cpu, cuda, cuda:1 ...; by default cuda where there is one")
 @click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bf16", "fp16"]))

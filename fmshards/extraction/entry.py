@@ -50,7 +50,7 @@ def extract(
     mirror: str | Mirror = "stored",
     views: int = 0,
     sensitive: str | float | Sequence[int] | Sensitive | None = None,
-    calibration: int = 512,
+    calibration: int | None = None,
     batch: int | None = None,
     device: str | torch.device | None = None,
     precision: str = "float32",
@@ -87,7 +87,7 @@ def extract(
     version: a name for what the functions given do, to be changed whenever they do; else they are known by a digest of
         their code and of all that it refers to, and refused where that cannot be made.
     calibration: samples that similarities, grid, fill, the mapped mirror, steps of channels and their order are
-        measured on.
+        measured on; by default those of the set that is there, else an eighth of the samples, within 16 to 512.
     batch: samples in one forward, which decide the last bits of a feature; by default those of the set that is there,
         else 64, on a CPU 8.
     precision: float32, or autocast to bf16 or fp16; features are stored from float32 in any case.
@@ -182,7 +182,7 @@ def _begin(request: Request, overwrite: bool, shown: Progress, clock: Clock) -> 
     """The plan of a new set, or that of another process that was first."""
     out = request.out
     with clock.span("calibrate"):
-        draft, arrays = draft_plan(request)
+        draft, arrays = draft_plan(request, shown.stage)
     marks = {"stamps": stamps_of(request.source), "fingerprint": request.source.fingerprint()}
     draft = replace(draft, provenance={**draft.provenance, **{k: v for k, v in marks.items() if v is not None}})
     if overwrite:

@@ -49,7 +49,7 @@ class Options:
     mirror: str = "stored"
     views: int = 0
     sensitive: str | None = None
-    calibration: int = 512
+    calibration: int | None = None
     batch: int | None = None
     device: str | None = None
     precision: str = "float32"

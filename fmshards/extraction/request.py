@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from fmshards.augment import Mirror, Recipe, parse_mirror, parse_recipe
-from fmshards.calibration import Sensitive, parse_sensitive
+from fmshards.calibration import Sensitive, default_calibration, parse_sensitive
 from fmshards.codec import channel_bits, codec_name
 from fmshards.errors import InputError
+from fmshards.extraction.calibration_images import sample_count
 from fmshards.extraction.decode import Decoder, Kept, Views
 from fmshards.extraction.forward import PRECISIONS, Forward, best_layout
 from fmshards.extraction.options import Options, Rate
@@ -43,8 +44,8 @@ _LAYOUTS = ("contiguous", "channels_last")
 class Request:
     """What `extract` was asked for. `options` are plain; the rest are what they name, loaded and parsed.
 
-    batch, layout: of a forward; the set's own where there is one and the options leave them open. orientation: as it
-    is for this set.
+    calibration: its samples. batch, layout: of a forward. These are the set's own where there is one and the options
+    leave them open; so is orientation.
     """
 
     options: Options
@@ -58,6 +59,7 @@ class Request:
     mirror: Mirror
     sensitive: Sensitive | None
     device: torch.device
+    calibration: int
     batch: int
     layout: str
     orientation: str
@@ -72,8 +74,8 @@ class Request:
 
     def settled(self, stored: Plan | None) -> Request:
         """The same, with batch and layout as the plan of the set that is there has them."""
-        batch, layout, _ = _decide(self.options, stored, self.device, self.model)
-        return replace(self, batch=batch, layout=layout)
+        decided = _decide(self.options, stored, self.device, self.model)
+        return replace(self, **{**decided, "calibration": _calibration(self.options, stored, self.source)})
 
     def decoder(self, plan: Plan) -> Decoder:
         """What makes images of the set of `plan` ready for the prefix."""
@@ -144,7 +146,7 @@ class Request:
             **self.source.options(),
             "rates": {name: _rate_text(rate) for name, rate in options.layers.items()},
             "batch": self.batch,
-            "calibration": options.calibration,
+            "calibration": self.calibration,
             "chunk": options.chunk,
             "order": options.order,
             **{name: value for name, value in newer.items() if value is not None},
@@ -166,17 +168,18 @@ def prepare(source: Any, out: str, model: str | nn.Module, options: Options, sto
     preprocess = parse_preprocess(options.preprocess, model=loaded, name=name, version=options.version)
     if options.version is not None and preprocess.function is None and recipe.custom is None:
         raise InputError("version is given, and neither preprocess nor recipe is a function that it could name")
-    batch, layout, orientation = _decide(options, stored, device, loaded)
+    decided = _decide(options, stored, device, loaded)
+    found = open_source(
+        source,
+        shard_size=options.shard_size,
+        image_field=options.image_field,
+        seed=options.seed,
+        classes=options.classes,
+        orientation=decided["orientation"],
+    )
     return Request(
         options=options,
-        source=open_source(
-            source,
-            shard_size=options.shard_size,
-            image_field=options.image_field,
-            seed=options.seed,
-            classes=options.classes,
-            orientation=orientation,
-        ),
+        source=found,
         source_text=_source_text(source),
         out=out,
         model=loaded,
@@ -186,13 +189,19 @@ def prepare(source: Any, out: str, model: str | nn.Module, options: Options, sto
         mirror=mirror,
         sensitive=sensitive,
         device=device,
-        batch=batch,
-        layout=layout,
-        orientation=orientation,
+        calibration=_calibration(options, stored, found),
+        **decided,
     )
 
 
-def _decide(options: Options, stored: Plan | None, device: torch.device, model: nn.Module) -> tuple[int, str, str]:
+def _calibration(options: Options, stored: Plan | None, source: Source) -> int:
+    kept = None if stored is None else stored.options.get("calibration")
+    if options.calibration is not None:
+        return options.calibration
+    return kept if type(kept) is int and kept > 0 else default_calibration(sample_count(source))
+
+
+def _decide(options: Options, stored: Plan | None, device: torch.device, model: nn.Module) -> dict[str, Any]:
     """Batch, layout and orientation. A set that is there is gone on with as it was begun."""
     cpu = device.type == "cpu"
     batch = options.batch or (CPU_BATCH if cpu else BATCH)
@@ -206,7 +215,7 @@ def _decide(options: Options, stored: Plan | None, device: torch.device, model: 
         layout = found if found in _LAYOUTS else "contiguous"
         # Sets of before know of no orientation: their images are as they lie in the file.
         orientation = options.orientation or ("apply" if stored.options.get("orientation") == "apply" else "ignore")
-    return batch, layout, orientation
+    return {"batch": batch, "layout": layout, "orientation": orientation}
 
 
 def _check_precision(model: nn.Module, precision: str) -> None:
