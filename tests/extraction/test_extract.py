@@ -100,7 +100,7 @@ def test_mirror_and_views_stored(tars: list[str], tmp_path: Path) -> None:
             hook = model.layer2.register_forward_hook(lambda module, args, out, whole=whole: whole.append(out))
             with torch.no_grad():
                 for part in moved.split(16):
-                    model(part)
+                    model(part.to(memory_format=torch.channels_last))
             hook.remove()
             wanted = torch.cat(whole)[:, list(layer.sensitive)]
             assert torch.equal(found.streams[f"view{v + 1}"][start : start + len(images)], wanted)
