@@ -29,10 +29,6 @@ def look(url: str) -> tuple[int, str | None]:
     return found.size, found.mark
 
 
-def local_stamp(found: os.stat_result) -> str:
-    return f"{found.st_size} bytes, {found.st_mtime_ns} ns"
-
-
 def file_content(url: str) -> str:
     """ "sha256:<hex>" of the bytes at `url`. Raises StoreError."""
     digest = hashlib.sha256()
