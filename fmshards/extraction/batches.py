@@ -36,7 +36,8 @@ class RawBatch:
 class Batch:
     """One decoded batch: `base` float32 [B, 3, H, W], `views` V such tensors, `theta` float32 [B, V, 2, 3] or None.
 
-    `fields` has one dict a sample, `work` is the source's count after it, `seconds` what decoding took in its worker.
+    `fields` has one dict a sample, `work` is the source's count after it, `seconds` what decoding took in its worker,
+    `digests` those of the files that the worker read (see Sample).
     """
 
     shard: int
@@ -48,6 +49,7 @@ class Batch:
     last: bool = False
     work: int = 0
     seconds: float = 0.0
+    digests: list[bytes] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
         """A DataLoader calls this where the batch goes to a CUDA device."""
@@ -111,6 +113,7 @@ def decoded_batches(
             if result is None:
                 return
             assert isinstance(result, Batch)
+            source.loaded(result.shard, result.digests)
             clock.add("decode", result.seconds)
             # Without workers decoding happens in the call above, and is no waiting.
             clock.add("wait", max(0.0, waited - (0.0 if workers else result.seconds)))

@@ -42,12 +42,14 @@ class Decoder:
     def __call__(self, raw: RawBatch) -> Batch:
         # One sample after another: a decoded photo takes far more memory than what becomes of it.
         keys, fields, base = [], [], []  # type: tuple[list[str], list[dict[str, Any]], list[torch.Tensor]]
+        digests: list[bytes] = []
         views: list[list[torch.Tensor]] = []
         thetas: list[Theta] = []
         for item in raw.items:
             sample = self.sample(raw.shard, item)
             keys.append(sample.key)
             fields.append(sample.fields)
+            digests += () if sample.digest is None else (sample.digest,)
             base.append(self.base(raw.shard, sample))
             if self.views is not None:
                 rendered, theta = self._render_views(raw.shard, sample, base[-1])
@@ -62,6 +64,7 @@ class Decoder:
             theta=np.stack(thetas) if thetas else None,
             last=raw.last,
             work=raw.items[-1].work,
+            digests=digests,
         )
 
     def sample(self, shard: int, item: Item) -> Sample:

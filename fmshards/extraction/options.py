@@ -77,7 +77,11 @@ class Request:
 
     def decided(self, base_size: Sequence[int]) -> dict[str, Any]:
         """What of a plan's JSON is decided before anything is run."""
-        return {"identity": self.identity(base_size), "options": self.options()}
+        return {
+            "identity": self.identity(base_size),
+            "options": self.options(),
+            "classes": None if self.source.classes is None else list(self.source.classes),
+        }
 
     def identity(self, base_size: Sequence[int]) -> dict[str, Any]:
         """What decides whether a shard set is this one, for readers too."""
@@ -211,8 +215,9 @@ def _rate_text(rate: Rate) -> str:
 def _source_text(source: Any) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
-    if isinstance(source, (list, tuple)) and source and isinstance(source[0], str):
-        return source[0] if len(source) == 1 else f"{source[0]} and {len(source) - 1} more"
+    if isinstance(source, (list, tuple)) and source and isinstance(source[0], (str, os.PathLike)):
+        first = os.fspath(source[0])
+        return first if len(source) == 1 else f"{first} and {len(source) - 1} more"
     return type(source).__name__
 
 

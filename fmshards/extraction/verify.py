@@ -109,6 +109,8 @@ def source_of(plan: Plan, source: Any = None) -> Source:
         shard_size=_optional(options, "shard_size", int) if folder else None,
         image_field=_optional(options, "image_field", str),
         seed=_optional(plan.identity, "seed", int) or 0,
+        classes=plan.classes if options.get("source") == "folder" else None,
+        orientation=_optional(options, "orientation", str) or "ignore",
     )
     ours, theirs = ([(i.bytes, i.samples, i.digest) for i in inputs] for inputs in (found.inputs, plan.inputs))
     if ours != theirs:

@@ -15,6 +15,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as V
 
 from fmshards.errors import InputError
+from fmshards.model.image import to_rgb
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RESAMPLE = {
@@ -146,22 +147,6 @@ class Preprocess:
                 left, top = left + first * x, top + above * y
                 right, bottom = left + width * x, top + height * y
         return (left, top, right, bottom), (height, width)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as RGB: grey, palette, CMYK; transparency is dropped, 16 bits become 8. Raises InputError."""
-    if not isinstance(image, Image.Image):
-        raise InputError(f"expected a PIL image, found {type(image).__name__}")
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        image = Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise InputError("expected an image of 8 or 16 bits, found one of floating-point values")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
 
 
 def _checked(x: Any, text: str) -> torch.Tensor:
