@@ -15,6 +15,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as V
 
 from fmshards.errors import InputError
+from fmshards.functions import callable_name
 from fmshards.model.image import to_rgb
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -55,19 +56,20 @@ class Preprocess:
 
     steps: what happens to the image, in order. mean, std: of each channel, for values in [0, 1]; None: as they are.
     function: instead of all these, a function of the user's; it has no geometry, and theta cannot be rendered
-    through it. text: how it is written; the same text always means the same preprocessing.
+    through it. named: how the function stands in a set's identity (fmshards.functions). text: how it is written; the
+    same text always means the same preprocessing.
     """
 
     steps: tuple[Resize | CenterCrop, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     function: Callable[[Image.Image], torch.Tensor] | None = None
+    named: str | None = None
 
     @property
     def text(self) -> str:
         if self.function is not None:
-            kind = self.function if hasattr(self.function, "__qualname__") else type(self.function)
-            return f"{kind.__module__}:{kind.__qualname__}"
+            return self.named or callable_name(self.function)
         parts = [str(step) for step in self.steps]
         if self.mean is not None:
             same = (self.mean, self.std) == IMAGENET
