@@ -37,7 +37,7 @@ def float32_slab(x: Any, first: int, last: int, spec: FeatureSpec) -> npt.NDArra
     """Samples first to last as contiguous float32 [n, values].
 
     Raises CodecError, naming the sample in the batch and the channel, where a value is not finite, or is not in
-    float32.
+    float32, and where of a sample that is not all zeros nothing is left in float32.
     """
     part = x[first:last]
     if not isinstance(part, np.ndarray):
@@ -50,6 +50,8 @@ def float32_slab(x: Any, first: int, last: int, spec: FeatureSpec) -> npt.NDArra
         # One pass at memory speed. A sum of squares of finite values may overflow too: then look closely.
         if not np.isfinite(np.dot(line, line)):
             _refuse_nonfinite(flat, given, first, spec)
+    if given.dtype == np.float64:
+        _refuse_vanished(flat, given.reshape(flat.shape), first, spec)
     return flat
 
 
@@ -63,6 +65,21 @@ def _refuse_nonfinite(flat: npt.NDArray[np.float32], given: npt.NDArray[Any], fi
     raise CodecError(
         f"cannot encode: {float(found)} in sample {first + sample} of the batch, channel "
         f"{channel_of_value(spec, value)}, {why} ({len(bad)} such values)"
+    )
+
+
+def _refuse_vanished(flat: npt.NDArray[np.float32], given: npt.NDArray[Any], first: int, spec: FeatureSpec) -> None:
+    lost = np.flatnonzero(given.any(1) & ~flat.any(1))
+    if len(lost):
+        raise vanished(given[lost[0]], first + int(lost[0]), spec, "float32")
+
+
+def vanished(given: npt.NDArray[Any], sample: int, spec: FeatureSpec, dtype: str) -> CodecError:
+    """The error for a sample, values [values], that is not all zeros but would be as `dtype`."""
+    value = int(np.abs(given).argmax())
+    return CodecError(
+        f"cannot encode: all of sample {sample} of the batch would become zeros: its largest value, {given[value]} in "
+        f"channel {channel_of_value(spec, value)}, is too small for {dtype}; store fp32, or scale the feature"
     )
 
 

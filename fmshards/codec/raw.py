@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fmshards.codec.check import check_batch, check_rows, float32_slab, output, slabs
+from fmshards.codec.check import check_batch, check_rows, float32_slab, output, slabs, vanished
 from fmshards.codec.feature import FeatureSpec
 from fmshards.codec.plain_members import PlainMembers
 from fmshards.codec.zfp.layout import channel_of_value
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     import torch
 
 ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+# The largest magnitude that rounds to zero, and the least that rounds to infinity, of ties to even.
+_RANGE = {
+    "fp32": (0.0, np.inf),
+    "fp16": (2.0**-25, 65520.0),
+    "bf16": (2.0**-134, 2.0**128 - 2.0**119),
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ class RawCodec(PlainMembers):
     def encode(self, x: torch.Tensor | npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """Encode x, floating-point [n, *shape], into uint8 [n, row_bytes].
 
-        Raises CodecError, naming sample and channel, for values that are not finite or beyond the range of `dtype`.
+        Raises CodecError, naming sample and channel, for values that are not finite or beyond the range of `dtype`, and
+        for a sample whose values are not all zero but would all be stored as zeros.
         """
         import torch
 
@@ -58,8 +65,7 @@ class RawCodec(PlainMembers):
             flat = float32_slab(x, first, last, self.spec)
             part = stored[first:last]
             part.copy_(torch.from_numpy(flat if flat.flags.writeable else flat.copy()))
-            if self.dtype != "fp32" and not torch.isfinite(part.max() - part.min()):
-                self._refuse_overflow(flat, part, first)
+            self._check_range(flat, first)
         return stored.view(torch.uint8).numpy()
 
     def decode(
@@ -88,12 +94,16 @@ class RawCodec(PlainMembers):
 
         return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.dtype]
 
-    def _refuse_overflow(self, flat: npt.NDArray[np.float32], part: torch.Tensor, first: int) -> None:
-        bad = (~part.isfinite()).nonzero()
-        if not len(bad):
-            return
-        sample, value = (int(i) for i in bad[0])
-        raise CodecError(
-            f"cannot encode: {flat[sample, value]} in sample {first + sample} of the batch, channel "
-            f"{channel_of_value(self.spec, value)}, is too large for {self.dtype}; store fp32 or bf16"
-        )
+    def _check_range(self, flat: npt.NDArray[np.float32], first: int) -> None:
+        vanishes, infinite = _RANGE[self.dtype]
+        peak = np.maximum(flat.max(1), -flat.min(1))
+        if peak.max(initial=0) >= infinite:
+            sample, value = (int(i) for i in np.argwhere(np.abs(flat) >= infinite)[0])
+            raise CodecError(
+                f"cannot encode: {flat[sample, value]} in sample {first + sample} of the batch, channel "
+                f"{channel_of_value(self.spec, value)}, is too large for {self.dtype}; store fp32 or bf16"
+            )
+        lost = np.flatnonzero((peak > 0) & (peak <= vanishes))
+        if len(lost):
+            sample = int(lost[0])
+            raise vanished(flat[sample], first + sample, self.spec, self.dtype)

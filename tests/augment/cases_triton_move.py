@@ -12,7 +12,7 @@ from fmshards.codec import FeatureSpec
 from fmshards.errors import InputError
 from fmshards.shards import Grid
 from tests.augment.test_s_theta import CENTRED, CORNER, MAP, SIZE, features, kinds
-from tests.kernels import DEVICE
+from tests.triton_here import DEVICE
 
 SHEAR = np.array([[0.7, 0.3, 0.1], [-0.2, 0.9, 0.4]])
 WHOLE = [

@@ -15,7 +15,7 @@ from fmshards.codec.zfp.gpu import kernel as zfp_kernel
 from fmshards.errors import CodecError
 from tests.codec import reference
 from tests.codec.conftest import BITS, DATA, SPECS, values
-from tests.kernels import DEVICE
+from tests.triton_here import DEVICE
 
 BLOCK = FeatureSpec("map", (4, 4, 4))
 LANES = 64 if DEVICE.type == "cpu" else zfp_kernel.LANES  # the interpreter takes little longer for more lanes

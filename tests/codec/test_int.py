@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmshards.codec import FeatureSpec, StepSample, codec_for, codec_from_config, engine_int, fit_steps
+from fmshards.codec import FeatureSpec, StepSample, codec_for, codec_from_config, fit_steps
+from fmshards.codec.integer import engine as engine_int
 from fmshards.errors import CodecError, CorruptError, FormatError, InputError
 from fmshards.kernels import jit
 from tests.codec import reference_int
@@ -136,6 +137,22 @@ def test_the_largest_values_decode_finite_or_are_refused(top, channel):
                 assert "infinity" in str(error)  # noqa: PT017
             else:
                 assert np.abs(back / np.float32(top) - x / np.float32(top)).max() < 1.01 / (2**bits - 1)
+
+
+@pytest.mark.parametrize("channel", [False, True])
+@pytest.mark.parametrize("exponent", [-149, -140, -126, -110, -101, -100, -99, -95])
+def test_no_error_is_larger_than_the_energy_however_small_the_values(channel, exponent):
+    rng = np.random.default_rng(exponent + 150)
+    x = rng.random((2, 16, 8, 8)) * 2.0**exponent
+    x[:, 4:8] = np.where(rng.random((2, 4, 8, 8)) < 0.98, 0, x[:, 4:8])
+    x[:, 8:12] *= -1
+    x[:, 12:] -= 0.3 * 2.0**exponent
+    x = x.astype(np.float32)
+    for bits in (2, 4, 8):
+        codec = codec_of(MAP, bits, channel, x)
+        back = codec.decode(codec.encode(x)).numpy().astype(np.float64)
+        error, energy = np.square(back - x).sum((0, 2, 3)), np.square(x.astype(np.float64)).sum((0, 2, 3))
+        assert (error <= energy * (1 + 1e-12)).all()
 
 
 def test_more_bits_give_less_error():

@@ -7,8 +7,8 @@ import torch
 
 from fmshards.codec import on_cuda
 from fmshards.stream import FeatureDecoder, loader
-from tests.kernels import DEVICE
 from tests.sets import build_set
+from tests.triton_here import DEVICE
 
 SETS = {
     "flipped": {"layers": {"layer2": "1", "layer3": "bf16"}, "recipe": "flip+crop(pad=4)"},

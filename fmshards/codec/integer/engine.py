@@ -32,7 +32,8 @@ ROUNDS = 3
 """How often a range is coded and fitted."""
 
 LEAST_RANGE = 2.0**-100
-"""A run whose values lie closer together is stored as one value: float32 has no step for it."""
+"""A run whose values lie closer together is stored as one value, as float32 has no step for it: the least magnitude
+between its extremes, so that no value's error is larger than the value (to its nearest bfloat16, too)."""
 
 _LARGEST_BF16 = np.float32(3.3895314e38)
 
@@ -188,7 +189,7 @@ def _fit(x: Floats, bits: int) -> tuple[Floats, Floats, npt.NDArray[np.uint8]]:
     start = np.where(fixed, np.float32(0), _floor(low))
     reach = high.astype(np.float64) - start
     alone = reach < LEAST_RANGE
-    start = np.where(alone, _nearest((low.astype(np.float64) + high) / 2), start)
+    start = np.where(alone, _nearest(np.clip(np.float32(0), low, high) + np.float32(0)), start)
     reach = np.where(alone, 1.0, reach)
     with np.errstate(over="ignore"):
         factor = np.where(alone, 0.0, 2 / reach).astype(np.float32)

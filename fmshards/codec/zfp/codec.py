@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 LEAST_BITS, MOST_BITS = 16, 2048
 _WORD = 8
 # A block starts with a flag and 8 bits of exponent e, its largest magnitude being under 2^(e - 127). zfp scales by
-# 2^(157 - e), which is infinite in float32 for e < 30 (largest magnitude under 2^-98, 3.2e-30): garbage. With
-# e >= 254 what is decoded may be beyond float32's range.
+# 2^(157 - e), which is infinite in float32 for e < 30 (largest magnitude under 2^-98, 3.2e-30): garbage, in place of
+# which a block of zeros is stored. With e >= 254 what is decoded may be beyond float32's range.
 _LEAST_EXPONENT = 30
 _CLOSE_TO_INFINITE = 254
 
@@ -63,9 +63,8 @@ class ZfpCodec:
     def encode(self, x: torch.Tensor | npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """Encode x, floating-point [n, *shape], into uint8 [n, row_bytes].
 
-        Raises CodecError, naming sample and channel, for values that are not finite or that ZFP cannot hold: a
-        block that is not all zeros and whose largest magnitude is under 2^-98 (3.2e-30), or one so close to
-        float32's end that it decodes to infinity.
+        A block whose largest magnitude is under 2^-98 (3.2e-30) becomes zeros. Raises CodecError, naming sample and
+        channel, for values that are not finite, or so close to float32's end that they decode to infinity.
         """
         check_batch(x, self.spec)
         layout = self.layout
@@ -76,7 +75,7 @@ class ZfpCodec:
                 chosen = slice(first + a, first + b)
                 flat = float32_slab(x, chosen.start, chosen.stop, self.spec)
                 engine().encode_rows(flat, layout, self.block_bits, rows[chosen])
-                self._check_exponents(rows[chosen], chosen.start)
+                self._mend_exponents(rows[chosen], chosen.start)
 
         over_rows(part, len(x), self.spec.values)
         return rows
@@ -137,14 +136,15 @@ class ZfpCodec:
         order = None if self.order is None else list(self.order)
         return {"codec": "zfp", "spec": self.spec.to_json(), "order": order, "block_bits": self.block_bits}
 
-    def _check_exponents(self, rows: npt.NDArray[np.uint8], first: int) -> None:
+    def _mend_exponents(self, rows: npt.NDArray[np.uint8], first: int) -> None:
+        """Blocks too small for ZFP's arithmetic become zeros, in place; those too large are refused."""
         blocks = rows.reshape(len(rows), -1, self.block_bits // 8)
         head = blocks[..., 0] | (blocks[..., 1].astype(np.uint16) << 8)
         exponent = (head >> 1) & 0xFF
         nonzero = (head & 1).astype(bool)
         tiny = nonzero & (exponent < _LEAST_EXPONENT)
         if tiny.any():
-            self._refuse(tiny, first, "a block's largest magnitude is under 2^-98 (3.2e-30), below ZFP's range")
+            blocks[tiny] = 0
         near = nonzero & (exponent >= _CLOSE_TO_INFINITE)
         for sample in np.flatnonzero(near.any(axis=1)):
             back = self.decode(rows[sample : sample + 1]).numpy()

@@ -238,7 +238,7 @@ def _fit(
         reach[k] = np.float64(high) - np.float64(start[k])
         if reach[k] < least:
             reach[k] = 0.0
-            start[k] = _round_bf16(0.5 * (np.float64(low) + np.float64(high)), word, single)
+            start[k] = _round_bf16(low if low > 0 else (high if high < 0 else np.float32(0)), word, single)
         how[0, k] = np.float32(0.5) * start[k]
         how[1, k] = np.float32(2.0 / reach[k]) if reach[k] > 0 else np.float32(0)
         scale[k], offset[k] = np.float32(0), start[k]
