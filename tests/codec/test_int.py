@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmshards.codec import FeatureSpec, StepSample, codec_for, codec_from_config, fit_steps
-from fmshards.codec.integer import engine as engine_int
+from fmshards.codec import FeatureSpec, codec_for, codec_from_config
+from fmshards.codec.integer.runs import Runs
+from fmshards.codec.integer.steps import StepSample, fit_steps
 from fmshards.errors import CodecError, CorruptError, FormatError, InputError
 from fmshards.kernels import jit
 from tests.codec import reference_int
@@ -327,5 +328,5 @@ def test_a_list_of_steps_alone_is_refused():
 
 
 def test_engines_are_told_the_same_of_a_feature():
-    runs = engine_int.Runs(FeatureSpec("tokens", (17, 24), (4, 4), 1), 3, None)
+    runs = Runs(FeatureSpec("tokens", (17, 24), (4, 4), 1), 3, None)
     assert (runs.count, runs.length, runs.turned, runs.head, runs.run_bytes) == (24, 17, True, 96, 7)

@@ -141,7 +141,7 @@ def test_raw_refuses_a_sample_of_which_nothing_would_be_left(rate, vanishes):
 def test_doubles_of_which_nothing_is_left_in_float32_are_refused(rate):
     x = np.zeros((3, 16, 8, 8))
     x[1, 9] = 1e-60
-    with pytest.raises(CodecError, match="all of sample 1 of the batch .* channel 9, is too small for float32"):
+    with pytest.raises(CodecError, match=r"all of sample 1 of the batch .* channel 9, is too small for float32"):
         codec_for(rate, MAP).encode(x)
     x[1, 0, 0, 0] = 1
     assert codec_for(rate, MAP).decode(codec_for(rate, MAP).encode(x))[1, 0, 0, 0] > 0.5
