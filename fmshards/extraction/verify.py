@@ -123,7 +123,9 @@ def source_of(plan: Plan, source: Any = None) -> Source:
 
 def _identity(plan: Plan, model: nn.Module) -> list[str]:
     layers = [(layer.name, layer.cut) for layer in plan.layers]
-    return identity_differences(plan.identity, layers, model, plan.provenance.get("probe"), plan.provenance.get("parts"))
+    return identity_differences(
+        plan.identity, layers, model, plan.provenance.get("probe"), plan.provenance.get("parts")
+    )
 
 
 def _recompute(
