@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 
 from fmshards import store
 from fmshards.errors import FormatError, MismatchError
+from fmshards.model import without_digests
 from fmshards.shards import (
     InputShard,
     Manifest,
@@ -43,13 +44,20 @@ def find_plan(out: str) -> tuple[Plan | None, Manifest | None]:
     return (manifest.plan if manifest else None), manifest
 
 
-def check_plan(out: str, stored: Plan, ours: Mapping[str, Any], inputs: Sequence[InputShard]) -> None:
+def check_plan(
+    out: str, stored: Plan, ours: Mapping[str, Any], inputs: Sequence[InputShard], model: Callable[[Plan], list[str]]
+) -> None:
     """Refuse a set that other options, another model or other input made. Raises MismatchError that lists them all.
 
-    ours: the parts of a plan's JSON that are decided before anything is run.
+    ours: the parts of a plan's JSON that are decided before anything is run. model: what differs of the model.
     """
-    here = {**ours, "inputs": [_comparable(shard, stored.inputs, i) for i, shard in enumerate(inputs)]}
-    differences = plan_differences(here, stored)
+    identity = without_digests(ours["identity"], stored.identity)
+    here = {
+        **ours,
+        "identity": identity,
+        "inputs": [_comparable(shard, stored.inputs, i) for i, shard in enumerate(inputs)],
+    }
+    differences = [*model(stored), *plan_differences(here, stored)]
     if not differences and stored.calibration is not None:
         url = store.join(out, stored.calibration["file"])
         if not store.exists(url):
@@ -62,7 +70,13 @@ def check_plan(out: str, stored: Plan, ours: Mapping[str, Any], inputs: Sequence
         )
 
 
-def publish_plan(out: str, draft: Plan, arrays: Mapping[str, np.ndarray[Any, Any]], request: Mapping[str, Any]) -> Plan:
+def publish_plan(
+    out: str,
+    draft: Plan,
+    arrays: Mapping[str, np.ndarray[Any, Any]],
+    request: Mapping[str, Any],
+    model: Callable[[Plan], list[str]],
+) -> Plan:
     """Write the calibration's arrays and the plan, unless another process was first: then its plan is ours too.
 
     Raises MismatchError where that process extracts something else.
@@ -74,7 +88,7 @@ def publish_plan(out: str, draft: Plan, arrays: Mapping[str, np.ndarray[Any, Any
     stored = read_plan(out)
     if calibration is not None and calibration != stored.calibration:
         store.remove(store.join(out, calibration["file"]))
-    check_plan(out, stored, request, draft.inputs)
+    check_plan(out, stored, request, draft.inputs, model)
     return stored
 
 

@@ -73,7 +73,7 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
             "model": request.model_text,
             "weights": request.weights_text,
             "source": request.source_text,
-            "probe": request.identities.probe(list(found), size),
+            "probe": request.identities.probe(list(found), size, int(base.shape[0])),
             "parts": {name: request.identities.parts(name) for name in found},
         },
         inputs=request.source.inputs,

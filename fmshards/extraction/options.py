@@ -18,8 +18,17 @@ from fmshards.codec import FILTERS, channel_bits, codec_name
 from fmshards.errors import InputError
 from fmshards.extraction.forward import PRECISIONS
 from fmshards.extraction.sources import Source, open_source
-from fmshards.model import Analysis, Identities, Preprocess, analyse, image_type, load_on, parse_preprocess
-from fmshards.shards import check_name
+from fmshards.model import (
+    Analysis,
+    Identities,
+    Preprocess,
+    analyse,
+    identity_differences,
+    image_type,
+    load_on,
+    parse_preprocess,
+)
+from fmshards.shards import Plan, check_name
 
 Rate = str | float
 ORDERS = ("auto", "none")
@@ -78,6 +87,13 @@ class Request:
     def decided(self, base_size: Sequence[int]) -> dict[str, Any]:
         """What of a plan's JSON is decided before anything is run."""
         return {"identity": self.identity(base_size), "options": self.options()}
+
+    def model_differences(self, stored: Plan) -> list[str]:
+        """What tells our model from the one that made a set, for the layers that both have; [] where nothing does."""
+        entries = stored.identity.get("layers")
+        both = [(name, name) for name in self.layers if isinstance(entries, dict) and name in entries]
+        probe, parts = stored.provenance.get("probe"), stored.provenance.get("parts")
+        return identity_differences(stored.identity, both, self.identities, probe, parts)
 
     def identity(self, base_size: Sequence[int]) -> dict[str, Any]:
         """What decides whether a shard set is this one, for readers too."""

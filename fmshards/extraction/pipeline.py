@@ -125,9 +125,10 @@ def _bind(request: Request, overwrite: bool) -> tuple[Plan, Manifest | None]:
         draft, arrays = draft_plan(request)
         if overwrite:
             remove_set(out, list(request.layers))
-        return publish_plan(out, draft, arrays, request.decided(draft.base_size)), None
+        return publish_plan(out, draft, arrays, request.decided(draft.base_size), request.model_differences), None
     # Without a size in the preprocessing the images decide it: what the plan says is checked against each of them.
-    check_plan(out, stored, request.decided(request.preprocess.size or stored.base_size), inputs)
+    ours = request.decided(request.preprocess.size or stored.base_size)
+    check_plan(out, stored, ours, inputs, request.model_differences)
     if manifest is None:
         return stored, None
     if is_whole(out, manifest):

@@ -87,7 +87,7 @@ def test_a_shard_missing_from_a_whole_set_is_made_again(tars: list[str], made: P
         ({"recipe": "flip+crop(pad=2)"}, ["recipe"]),
         ({"mirror": "none"}, ["mirror: none here, stored in plan.json"]),
         ({"preprocess": "resize(32)+normalize(imagenet)"}, ["preprocess"]),
-        ({"weights": None}, ["prefix"]),
+        ({"weights": None}, ["written by other weights"]),
         ({"precision": "bf16"}, ["dtype: bf16 here, float32 in plan.json"]),
         ({"calibration": 32}, ["calibration: 32 here, 16 in plan.json"]),
         ({"views": 1, "sensitive": 0.5}, ["views: 1 here, 0 in plan.json", "sensitive: 0.5 here"]),
