@@ -73,7 +73,7 @@ def draft_plan(request: Request, progress: Progress | None = None) -> tuple[Plan
             "model": request.model_text,
             "weights": request.options.weights,
             "source": request.source_text,
-            "probe": request.identities.probe(list(found), size),
+            "probe": request.identities.probe(list(found), size, int(base.shape[0])),
             "parts": {name: request.identities.parts(name) for name in found},
         },
         inputs=request.source.inputs,

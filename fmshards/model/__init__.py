@@ -11,7 +11,13 @@ from fmshards.model.cuts import Cut, cuts, cuts_of, find_cut
 from fmshards.model.device import load_on, pick_device
 from fmshards.model.graph.analyse import Analysis, analyse
 from fmshards.model.graph.example import blank_image, image_type
-from fmshards.model.identity import Identities, identity_differences, layer_identity, prefix_digest
+from fmshards.model.identity import (
+    Identities,
+    identity_differences,
+    layer_identity,
+    prefix_digest,
+    without_digests,
+)
 from fmshards.model.load import load_model
 from fmshards.model.part import Part, Prefix
 from fmshards.model.preprocess import Preprocess
@@ -42,4 +48,5 @@ __all__ = [
     "prefix_digest",
     "split",
     "unwrap",
+    "without_digests",
 ]

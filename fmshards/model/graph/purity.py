@@ -35,7 +35,7 @@ def purity(model: nn.Module, traced: Trace, x: torch.Tensor, nodes: Sequence[fx.
     before = generator_states()
     together = _values(model, traced, x, nodes)
     drawn = generator_states() != before or x.device.type != "cpu"
-    found: dict[Node, str] = {}
+    found: dict[fx.Node, str] = {}
     for number in range(1, _SEEDS) if drawn else ():
         seed(number)
         again = _values(model, traced, x, nodes)
