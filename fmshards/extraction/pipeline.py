@@ -16,7 +16,7 @@ from torch import nn
 from fmshards import store
 from fmshards.augment import Mirror
 from fmshards.clock import Clock
-from fmshards.extraction.batches import Batch, decoded_batches, is_worker_death, worker_died
+from fmshards.extraction.batches import Batch, decoded_batches, decoder_died
 from fmshards.extraction.bind import MANIFEST, check_plan, find_plan, is_whole, publish_plan, remove_set
 from fmshards.extraction.decode import Decoder, Views
 from fmshards.extraction.draft import draft_plan
@@ -27,6 +27,7 @@ from fmshards.extraction.options import Rate, Request, make_request
 from fmshards.extraction.progress import Progress, stream_of
 from fmshards.model import multi_prefix
 from fmshards.shards import Manifest, Plan, ShardEntry, entry_of, layer_url, make_manifest, write_manifest
+from fmshards.workers import is_worker_death
 
 
 def extract(
@@ -179,7 +180,7 @@ class _Run:
         except BaseException as error:
             self._stop(background, error)
             if is_worker_death(error):
-                raise worker_died(error) from None
+                raise decoder_died(error) from None
             raise
         background.close()
         self.progress.finish()

@@ -14,7 +14,7 @@ from fmshards.augment import fresh_theta, identity_theta
 from fmshards.errors import FormatError
 from fmshards.reader.catalog import Catalog
 from fmshards.reader.fetch import Fetched
-from fmshards.shards import decode_field
+from fmshards.shards import BASE, MIRROR, decode_field
 from fmshards.stream.window import Columns, objects
 
 KEYS = "__key__"
@@ -34,11 +34,20 @@ def fields_of(fetched: Fetched, taken: Collection[str]) -> dict[str, list[Any]]:
     return out
 
 
+def rows_of(fetched: Fetched) -> dict[str, NDArray[np.uint8]]:
+    """A chunk's rows as a batch names them: `<layer>.rows` of the reference, `<layer>.view_rows` of the view."""
+    return {
+        f"{layer}.{'rows' if stream in (BASE, MIRROR) else 'view_rows'}": rows
+        for layer, streams in fetched.rows.items()
+        for stream, rows in streams.items()
+    }
+
+
 def chunk_columns(fetched: Fetched, taken: Collection[str]) -> Columns:
     """A chunk's rows and everything that goes with them, [n, ...] each."""
     n, shown = fetched.n, fetched.shown
     columns: Columns = {
-        **fetched.rows,
+        **rows_of(fetched),
         "sample": fetched.first + np.arange(n),
         "view": np.full(n, shown.view, np.int64),
         "mirrored": np.full(n, shown.mirrored),

@@ -14,6 +14,7 @@ from fmshards.stream import FeatureDataset, dataset, loader, order
 from fmshards.stream.deal import READ_AHEAD, Job, choose_deal, lane_slots, memory_needed
 from fmshards.stream.window import Window
 from tests.sets import BuiltSet, build_set
+from tests.stream.helpers import carry_out
 
 
 class Ledger:
@@ -30,8 +31,8 @@ class Ledger:
             ledger.sizes[fetched.where] = fetched.bytes
             return fetched
 
-        def counted_put(self, columns, where):
-            put(self, columns, where)
+        def counted_put(self, columns, row, place, where):
+            put(self, columns, row, place, where)
             ledger.most = max(ledger.most, self.bytes + ledger.waiting)
             ledger.waiting -= ledger.sizes[where]
 
@@ -74,16 +75,32 @@ def test_memory_is_shared_by_the_workers(many: BuiltSet) -> None:
 
 def test_the_window_is_no_larger_than_it_must_be(many: BuiltSet) -> None:
     """A slot is used again as soon as its row is given away."""
-    data = FeatureDataset(many.url, batch_size=16, window=2, lanes=2, groups=1)
-    schedule = order.training(data.deal(), data.catalog.sizes, 0, 0)
-    assert schedule.slots < 2 * (2 * 8 + 8 + 8)
-    window = Window(schedule)
-    for i, need in enumerate(schedule.need.tolist()):
-        while window.fetched < need:
-            chunk = int(schedule.chunk[window.fetched])
-            window.put({"row": np.arange(8) + 8 * chunk}, "here")
-        chunk, row = schedule.rows()
-        assert window.take(i)["row"].tolist() == (chunk[i] * 8 + row[i]).tolist()
+    deal = FeatureDataset(many.url, batch_size=16, window=2, lanes=2, groups=1).deal()
+    sizes = np.full(100, 8, np.int32)
+    expected = iter(carry_out(order.training(deal, sizes, 0, 0)).rows)
+    window = Window(2 * (2 * 8 + 8 + 8), 2 * deal.lane_places)
+    taken = set()
+    for stretch in order.training(deal, sizes, 0, 0):
+        done = 0
+        for i, need in enumerate(stretch.need.tolist()):
+            for f in range(done, need):
+                part = slice(stretch.start[f], stretch.start[f] + stretch.count[f])
+                rows = np.arange(8, dtype=np.uint8) + 8 * stretch.chunk[f]
+                window.put({"row": rows.astype(np.uint8)}, stretch.row[part], stretch.place[part], "here")
+                taken.add(window.bytes)
+            done = need
+            batch = [(8 * chunk + row) % 256 for chunk, row in next(expected)]
+            assert window.take(stretch.emit[i])["row"].tolist() == batch
+    assert taken == {2 * (2 * 8 + 8 + 8)}
+
+
+def test_a_window_that_is_too_small_grows() -> None:
+    """What a lane holds is bounded for all but one epoch of very many; then nothing is lost."""
+    window = Window(2, 8)
+    window.put({"row": np.arange(4)}, np.arange(3, dtype=np.int32), np.array([5, 6, 7]), "here")
+    assert window.take(np.array([6]))["row"].tolist() == [1]
+    window.put({"row": np.arange(4)}, np.array([3], np.int32), np.array([0]), "here")
+    assert window.take(np.array([7, 0, 5]))["row"].tolist() == [2, 3, 0]
 
 
 @settings(max_examples=100, deadline=None)
@@ -118,8 +135,8 @@ def test_deals_that_are_chosen(
     sizes = np.full(job.chunks, chunk)
     sizes[-1] = samples - chunk * (job.chunks - 1)
     if samples < 1000:
-        made = order.training(deal, sizes, 0, 0, 0, ranks, 0, max(workers, 1))
-        assert made.slots <= deal.groups * deal.lanes // ranks // max(workers, 1) * lane_slots(deal)
+        made = carry_out(order.training(deal, sizes, 0, 0, 0, ranks, 0, max(workers, 1)))
+        assert made.most <= deal.groups * deal.lanes // ranks // max(workers, 1) * lane_slots(deal)
 
 
 def _least(job: Job) -> order.Deal:
