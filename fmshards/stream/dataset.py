@@ -93,7 +93,7 @@ class FeatureDataset(IterableDataset[Batch]):
         )
         self._given = None
         if rank is not None and ranks is not None:
-            self._given = check_rank(whole("rank", rank), whole("ranks", ranks))
+            self._given = check_rank(whole("rank", rank), whole("ranks", ranks, 1))
         wanted, decode, dtype = field_names(fields), flag("decode", decode), dtype_of(dtype)
         self._epochs = EpochCounter(whole("epoch", epoch, 0))
         self.catalog: Catalog = open_catalog(url, layers, model)
@@ -129,7 +129,7 @@ class FeatureDataset(IterableDataset[Batch]):
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration epoch `epoch`; reaches workers that persist. Later ones count on from there."""
-        self._epochs.set(epoch)
+        self._epochs.set(whole("epoch", epoch, 0))
 
     def memory_needed(self, workers: int = 0) -> int:
         """Bytes that one rank with `workers` workers holds at most of compressed rows (windows, reading ahead, the
@@ -239,7 +239,7 @@ class FeatureDataset(IterableDataset[Batch]):
             row_bytes=max(catalog.row_bytes(combination) for combination in shown),
             batch_size=self.batch_size,
             ranks=self._rank()[1],
-            workers=workers,
+            workers=whole("workers", workers, 0),
             memory=self.memory,
         )
 

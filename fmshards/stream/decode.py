@@ -56,6 +56,8 @@ class FeatureDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.dtype, self.memory_format = dtype_of(dtype), memory_format_of(memory_format)
+        if not isinstance(source, (str, os.PathLike, Catalog)):
+            raise InputError(f"source: expected a set's path or URL, found a {type(source).__name__}")
         catalog = source if isinstance(source, Catalog) else open_catalog(source, layers)
         self._base_size = catalog.manifest.plan.base_size
         self._layers = tuple(_layers(catalog))

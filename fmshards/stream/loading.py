@@ -30,6 +30,11 @@ class FeatureLoader(DataLoader[Batch]):
         try:
             batches = super().__iter__()
         except Exception as error:
+            if "pickle" in str(error):
+                raise InputError(
+                    f"a worker cannot be started: {error}; functions and objects given to the loader must have a name "
+                    "in a module, or start workers by fork (multiprocessing_context)"
+                ) from None
             raise self._death(error) or error from None
         return batches if self.num_workers == 0 else _Watched(self, batches)
 

@@ -54,7 +54,7 @@ class ChunkDecoder:
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next run of the pipeline epoch `epoch`; later ones count on from there."""
-        self._epochs.set(epoch)
+        self._epochs.set(whole("epoch", epoch, 0))
 
     def __call__(self, source: Iterable[Any]) -> Iterator[dict[str, Any]]:
         """Samples of the shards that `source` names, each shard's in stored order."""
