@@ -1,16 +1,11 @@
 """Binding to a shard set: the plan that is there decides, and what differs from it is refused.
 
-A set is made in one order: calibration and plan.json first, shards, manifest.json last. It is removed in the other:
-the manifest first, so that a reader never takes what is left for a whole set; the plan last, so that what is left is
-still known for what it was.
+A set is made in one order: calibration and plan.json first, shards, manifest.json last.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,10 +14,11 @@ import numpy as np
 from fmshards import store
 from fmshards.errors import FormatError, MismatchError
 from fmshards.shards import (
+    MANIFEST,
+    PLAN,
     InputShard,
     Manifest,
     Plan,
-    layer_url,
     plan_differences,
     read_manifest,
     read_plan,
@@ -30,14 +26,12 @@ from fmshards.shards import (
     write_plan,
 )
 
-PLAN, MANIFEST = "plan.json", "manifest.json"
-_SHARD = re.compile(r"\d{6,}\.tar")
-_CALIBRATION = re.compile(r"calibration-[0-9a-f]{16}\.safetensors")
-
 
 def find_plan(out: str) -> tuple[Plan | None, Manifest | None]:
     """The plan and the manifest at `out`, None for what is not there. Raises FormatError for what cannot be read."""
     manifest = read_manifest(out) if store.exists(store.join(out, MANIFEST)) else None
+    if manifest is not None:
+        write_plan(out, manifest.plan)  # one that was lost
     if store.exists(store.join(out, PLAN)):
         return read_plan(out), manifest
     return (manifest.plan if manifest else None), manifest
@@ -91,38 +85,3 @@ def _comparable(shard: InputShard, stored: Sequence[InputShard], i: int) -> dict
 
 def _base(url: str) -> str:
     return url.rstrip("/").rpartition("/")[2]
-
-
-def remove_set(out: str, layers: Sequence[str]) -> None:
-    """Remove the set at `out`: its manifest first, its plan last. Nothing else in that folder is touched.
-
-    layers: where to look for shards if the plan cannot be read.
-    """
-    manifest_url, plan_url = store.join(out, MANIFEST), store.join(out, PLAN)
-    names = set(layers)
-    with suppress(FormatError):
-        names |= {layer.name for layer in read_plan(out).layers}
-    store.remove(manifest_url)
-    for name in sorted(names):
-        folder = layer_url(out, name)
-        for shard in store.list_names(folder):
-            if _SHARD.fullmatch(shard):
-                store.remove(store.join(folder, shard))
-        if store.is_local(folder):
-            with suppress(OSError):  # not empty, or not there
-                os.rmdir(store.local_path(folder))
-    store.remove(plan_url)
-    # After the plan: a plan never stands without the arrays that it names.
-    for name in store.list_names(out):
-        if _CALIBRATION.fullmatch(name):
-            store.remove(store.join(out, name))
-
-
-def is_whole(out: str, manifest: Manifest) -> bool:
-    """Whether every shard of the manifest is there in its size. No shard is read."""
-    for layer, entries in manifest.shards.items():
-        for entry in entries:
-            url = layer_url(out, layer, entry.name)
-            if not store.exists(url) or store.size(url) != entry.bytes:
-                return False
-    return True

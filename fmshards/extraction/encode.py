@@ -39,10 +39,11 @@ class ShardSink:
         self._theta: list[np.ndarray[Any, np.dtype[np.float32]]] = []
         self._stack = ExitStack()
         self._layers: list[_LayerSink] = []
+        every = [layer.name for layer in plan.layers]
         with ExitStack() as stack:
             for name in layers:
                 url = layer_url(set_url, name, f"{self._input.name}.tar")
-                writer = stack.enter_context(ShardWriter(url, plan.digest, name))
+                writer = stack.enter_context(ShardWriter(url, plan.digest, name, every))
                 self._layers.append(_LayerSink(plan.layer(name), plan, writer))
             self._stack = stack.pop_all()
 

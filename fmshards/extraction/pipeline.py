@@ -13,11 +13,10 @@ from typing import Any, TextIO
 import torch
 from torch import nn
 
-from fmshards import store
 from fmshards.augment import Mirror
 from fmshards.clock import Clock
 from fmshards.extraction.batches import Batch, decoded_batches, decoder_died
-from fmshards.extraction.bind import MANIFEST, check_plan, find_plan, is_whole, publish_plan, remove_set
+from fmshards.extraction.bind import check_plan, find_plan, publish_plan
 from fmshards.extraction.decode import Decoder, Views
 from fmshards.extraction.draft import draft_plan
 from fmshards.extraction.encode import Background, Features, ShardSink
@@ -26,7 +25,18 @@ from fmshards.extraction.labels import LabelRuns
 from fmshards.extraction.options import Rate, Request, make_request
 from fmshards.extraction.progress import Progress, stream_of
 from fmshards.model import multi_prefix
-from fmshards.shards import Manifest, Plan, ShardEntry, entry_of, layer_url, make_manifest, write_manifest
+from fmshards.shards import (
+    Manifest,
+    Plan,
+    ShardEntry,
+    entry_of,
+    is_whole,
+    layer_url,
+    make_manifest,
+    remove_manifest,
+    remove_set,
+    write_manifest,
+)
 from fmshards.workers import is_worker_death
 
 
@@ -134,7 +144,7 @@ def _bind(request: Request, overwrite: bool) -> tuple[Plan, Manifest | None]:
     if is_whole(out, manifest):
         return stored, manifest
     warnings.warn(f"{out} has a manifest, but shards are missing or cut short: they are made again", stacklevel=3)
-    store.remove(store.join(out, MANIFEST))
+    remove_manifest(out)
     return stored, None
 
 

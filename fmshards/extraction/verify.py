@@ -6,29 +6,30 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from fmshards.errors import FormatError, InputError, MismatchError
+from fmshards.errors import InputError
 from fmshards.extraction.batches import RawBatch
 from fmshards.extraction.decode import Decoder
-from fmshards.extraction.forward import run_prefix
+from fmshards.extraction.forward import PRECISIONS, run_prefix
+from fmshards.extraction.soundness import set_problems
 from fmshards.extraction.sources import Source, open_source
 from fmshards.model import load_on, multi_prefix, parse_preprocess, prefix_digest
 from fmshards.shards import (
     LayerPlan,
     Manifest,
     Plan,
-    check_index,
+    field_value,
     layer_url,
-    read_calibration,
     read_chunk,
     read_index,
     read_manifest,
-    verify_shard,
 )
+
+T = TypeVar("T")
 
 SAMPLES = 8
 
@@ -40,7 +41,7 @@ _CODE_NOISE = 2.0
 
 @dataclass(frozen=True)
 class Report:
-    """What was checked, and what is wrong: one line a problem, the first bad byte range of a shard in it."""
+    """What was checked, and what is wrong: one line a fault, with a shard's first bad byte range and what mends it."""
 
     samples: int
     shards: int
@@ -60,26 +61,29 @@ def verify(
 ) -> Report:
     """Read the set at `url` from the first byte to the last.
 
-    Checked are all checksums, digests, counts and the order of members, and that layers agree about their samples.
-    With `model`, its weights before each cut must be those that wrote the set, and 8 samples spread over the set are
-    computed again from the images: each must be what is stored, to within the codec's error. `source` and
-    `preprocess` are needed where the plan cannot name them: a data set or a function from Python; `source` also where
-    the images have moved.
+    Everything is opened as a reader opens it: the plan, which must be the manifest's, the recipe, the calibration's
+    arrays, and every shard, with all checksums, digests, counts, the order of members, their rows and their fields.
+    Layers must hold the same samples. All faults are told, each with what mends it.
+
+    With `model`, it must be the one that wrote the set, and 8 samples spread over the set are computed again from the
+    images: each must be what is stored, fields and all, features to within the codec's error. `source` and `preprocess`
+    are needed where the plan cannot name them: a data set or a function from Python; `source` also where the images
+    have moved.
 
     Raises FormatError where there is no whole set, StoreError, ModelError, and InputError where the images cannot be
     read. What is wrong with the set itself is in the report.
     """
     manifest = read_manifest(url)
-    problems = list(_shards(url, manifest))
+    problems = list(set_problems(url, manifest))
     recomputed = 0
     if model is not None:
         loaded, place = load_on(model, weights, device)
-        wrong = list(_identity(manifest.plan, loaded))
-        problems += wrong
+        problems += _identity(manifest.plan, loaded)
         if not problems:
+            _said(manifest.plan, "dtype", *PRECISIONS)
             found = source_of(manifest.plan, source)
             name = model if isinstance(model, str) else None
-            text = manifest.plan.identity["preprocess"] if preprocess is None else preprocess
+            text = _said(manifest.plan, "preprocess") if preprocess is None else preprocess
             decoder = Decoder(found, parse_preprocess(text, model=loaded, name=name), manifest.plan.base_size)
             recomputed, wrong = _recompute(url, manifest, loaded, decoder, place)
             problems += wrong
@@ -93,16 +97,18 @@ def source_of(plan: Plan, source: Any = None) -> Source:
     if source is None:
         if options.get("source") == "webdataset":
             source = [shard.url for shard in plan.inputs]
+        elif options.get("source") == "folder" and isinstance(plan.provenance.get("source"), str):
+            source = plan.provenance["source"]
         elif options.get("source") == "folder":
-            source = plan.provenance.get("source")
+            raise InputError("the plan does not say in which folder the images were: give it as source=")
         else:
             raise InputError("the set was extracted from a data set in Python: give it as source=, to compute again")
     folder = options.get("source") != "webdataset"
     found = open_source(
         source,
-        shard_size=options.get("shard_size") if folder else None,
-        image_field=options.get("image_field"),
-        seed=plan.identity.get("seed", 0),
+        shard_size=_optional(options, "shard_size", int) if folder else None,
+        image_field=_optional(options, "image_field", str),
+        seed=_optional(plan.identity, "seed", int) or 0,
     )
     ours, theirs = ([(i.bytes, i.samples, i.digest) for i in inputs] for inputs in (found.inputs, plan.inputs))
     if ours != theirs:
@@ -113,35 +119,22 @@ def source_of(plan: Plan, source: Any = None) -> Source:
     return found
 
 
-def _shards(url: str, manifest: Manifest) -> Iterator[str]:
-    plan = manifest.plan
-    try:
-        read_calibration(url, plan)
-    except FormatError as error:
-        yield str(error)
+def _identity(plan: Plan, model: nn.Module) -> list[str]:
+    stored = plan.identity.get("layers")
+    lines = []
     for layer in plan.layers:
-        codecs = plan.layer_members(layer.name)
-        for entry in manifest.shards[layer.name]:
-            place = layer_url(url, layer.name, entry.name)
-            problem = verify_shard(place, entry, codecs)
-            if problem is not None:
-                yield f"{place}: {problem}"
-                continue
-            try:
-                check_index(read_index(place, entry), plan, layer.name, place)
-            except (FormatError, MismatchError) as error:
-                yield str(error)
-
-
-def _identity(plan: Plan, model: nn.Module) -> Iterator[str]:
-    for layer in plan.layers:
-        stored = plan.identity["layers"][layer.name]["prefix"]
+        known = stored.get(layer.name) if isinstance(stored, dict) else None
+        expected = known.get("prefix") if isinstance(known, dict) else None
+        if not isinstance(expected, str):
+            lines.append(f"layer {layer.name}: the plan does not say which weights wrote it; extract the set again")
+            continue
         found = prefix_digest(model, layer.cut)
-        if found != stored:
-            yield (
+        if found != expected:
+            lines.append(
                 f"layer {layer.name}: another model's set: the weights and buffers of the prefix have digest "
-                f"{found[:16]}..., the plan says {stored[:16]}..."
+                f"{found[:16]}..., the plan says {expected[:16]}...; load the weights that wrote it"
             )
+    return lines
 
 
 def _recompute(
@@ -160,11 +153,12 @@ def _recompute(
         batch = decoder(RawBatch(shard, [item], last=False))
         features = run_prefix(prefix, batch.base, device, plan.identity["dtype"])
         for layer in plan.layers:
-            key, stored = _stored(url, manifest, layer, shard, row)
+            key, fields, stored = _stored(url, manifest, layer, shard, row)
             where = f"layer {layer.name}, sample {row} of shard {plan.inputs[shard].name}"
             if key != batch.keys[0]:
                 problems.append(f"{where}: its key is {key!r}, the input's {batch.keys[0]!r}")
                 continue
+            problems += [f"{where} ({key!r}): {line}" for line in _field_differences(fields, batch.fields[0])]
             difference = _difference(layer, plan, features[layer.cut].float().cpu(), stored)
             if difference is not None:
                 problems.append(f"{where} ({key!r}): {difference}")
@@ -184,14 +178,51 @@ def _places(manifest: Manifest) -> Iterator[tuple[int, int]]:
             row -= count
 
 
-def _stored(url: str, manifest: Manifest, layer: LayerPlan, shard: int, row: int) -> tuple[str, torch.Tensor]:
-    """Key and base feature, float32 [1, *shape], of a stored sample."""
+def _stored(
+    url: str, manifest: Manifest, layer: LayerPlan, shard: int, row: int
+) -> tuple[str, dict[str, Any], torch.Tensor]:
+    """Key, fields and base feature, float32 [1, *shape], of a stored sample."""
     entry = manifest.shards[layer.name][shard]
     place = layer_url(url, layer.name, entry.name)
     chunk, row = divmod(row, manifest.plan.chunk)
     base = manifest.plan.streams(layer.name)[0]
     found = read_chunk(place, read_index(place, entry), chunk, [base.member])
-    return found.keys[row], base.codec.decode(base.codec.rows(found.members[base.member], found.n)[row : row + 1])
+    fields = {name: column[row] for name, column in found.fields.items()}
+    return (
+        found.keys[row],
+        fields,
+        base.codec.decode(base.codec.rows(found.members[base.member], found.n)[row : row + 1]),
+    )
+
+
+def _field_differences(stored: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
+    """Stored fields that the input has otherwise; what of it was not stored is not compared."""
+    here = {name: field_value(value, f"field {name!r}") for name, value in given.items()}
+    for name, value in stored.items():
+        if name not in here:
+            yield f"the field {name!r} is stored, and the input has none"
+        elif value != here[name] and repr(value) != repr(here[name]):  # NaN is the same where both have it
+            yield f"the field {name!r} is {str(value)[:60]!r}, the input's {str(here[name])[:60]!r}"
+
+
+def _said(plan: Plan, name: str, *known: str) -> str:
+    """A text of the plan's identity. Raises InputError where it is not there, or not one of those known."""
+    value = plan.identity.get(name)
+    if not isinstance(value, str) or (known and value not in known):
+        among = f"one of {', '.join(known)}" if known else "text"
+        raise InputError(
+            f"the plan's identity has {str(value)[:60]!r} as its {name}, expected {among}: no sample can be computed "
+            "again; extract the set again"
+        )
+    return value
+
+
+def _optional(section: dict[str, Any], name: str, kind: type[T]) -> T | None:
+    """An option of the plan, None where it is not there. Raises InputError for one of another kind."""
+    value = section.get(name)
+    if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
+        return value
+    raise InputError(f"the plan's {name} is {str(value)[:60]!r}, no {kind.__name__}: extract the set again")
 
 
 def _difference(layer: LayerPlan, plan: Plan, x: torch.Tensor, stored: torch.Tensor) -> str | None:

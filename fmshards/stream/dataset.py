@@ -20,7 +20,7 @@ from fmshards.place import check_rank, current_rank
 from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, read_ahead
 from fmshards.stream import order
 from fmshards.stream.arguments import dtype_of, field_names, flag, memory_bytes, whole, whole_or_none
-from fmshards.stream.batch import OWN, batch_of, chunk_columns
+from fmshards.stream.batch import batch_of, chunk_columns
 from fmshards.stream.deal import READ_AHEAD, Job, choose_deal, evaluation_memory, lane_slots, memory_needed
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import EpochCounter
@@ -185,7 +185,7 @@ class FeatureDataset(IterableDataset[Batch]):
     def _make(self, window: Window, stretches: Iterator[order.Stretch], epoch: int) -> Iterator[Batch]:
         laid: deque[order.Stretch] = deque()
         fetched = read_ahead(self._fetcher, self._wanted(stretches, laid, epoch), READ_AHEAD)
-        taken = OWN | {layer.name for layer in self.catalog.layers}
+        layers = [layer.name for layer in self.catalog.layers]
         # The next chunk brings the stretch that it is for, if that is not laid out; at the end there is none.
         while (first := next(fetched, None)) is not None or laid:
             chunks = fetched if first is None else chain([first], fetched)
@@ -197,7 +197,7 @@ class FeatureDataset(IterableDataset[Batch]):
                     for f in range(done, need):
                         chunk = next(chunks)
                         rows = slice(stretch.start[f], stretch.start[f] + stretch.count[f])
-                        window.put(chunk_columns(chunk, taken), stretch.row[rows], stretch.place[rows], chunk.where)
+                        window.put(chunk_columns(chunk, layers), stretch.row[rows], stretch.place[rows], chunk.where)
                         del chunk
                     done = max(done, need)
                     if i == len(stretch.batches):

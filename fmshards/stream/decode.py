@@ -17,9 +17,9 @@ from fmshards.augment import MirrorMap, move, replace
 from fmshards.augment.features.on_cuda import move_and_replace, moves_on
 from fmshards.codec import FeatureSpec
 from fmshards.codec.operators import Decode
-from fmshards.errors import FormatError, InputError
-from fmshards.reader import Catalog, open_catalog
-from fmshards.shards import LayerPlan, read_calibration
+from fmshards.errors import InputError
+from fmshards.reader import Catalog, open_catalog, read_calibrated
+from fmshards.shards import LayerPlan
 from fmshards.stream.arguments import dtype_of, memory_format_of
 from fmshards.units import bytes_text
 
@@ -203,23 +203,17 @@ def _mapped(mirror: MirrorMap, x: torch.Tensor, mirrored: torch.Tensor) -> torch
 
 
 def _layers(catalog: Catalog) -> list[_Layer]:
-    plan = catalog.manifest.plan
-    mapped = plan.mirrored and not plan.mirror_stored
-    arrays = read_calibration(catalog.url, plan)
+    calibrated = read_calibrated(catalog.url, catalog.manifest.plan, catalog.layers)
     out = []
     for layer in catalog.layers:
-        spec, view = layer.spec, layer.own_view_codec
-        own = {key[len(layer.name) + 1 :]: array for key, array in arrays.items() if key.startswith(f"{layer.name}/")}
-        fill = own.get("fill")
-        if fill is not None and fill.shape != spec.shape:
-            raise FormatError(f"{catalog.url}: layer {layer.name}: fill is {fill.shape}, the feature {spec.shape}")
+        view, own = layer.own_view_codec, calibrated[layer.name]
         out.append(
             _Layer(
                 layer,
                 Decode(layer.base_codec),
                 None if view is None else Decode(view),
-                None if fill is None else torch.from_numpy(fill.copy()),
-                MirrorMap.from_arrays(own, spec, layer.nonnegative) if mapped else None,
+                own.fill,
+                own.mirror,
             )
         )
     return out

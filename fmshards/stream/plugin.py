@@ -14,10 +14,10 @@ import torch
 
 from fmshards import store
 from fmshards.errors import InputError
-from fmshards.reader import PLAIN, Catalog, Fetcher, layer_names, open_catalog
+from fmshards.reader import PLAIN, Fetcher, layer_names, open_catalog
 from fmshards.stream import order
 from fmshards.stream.arguments import dtype_of, field_names, flag, memory_bytes, whole
-from fmshards.stream.batch import KEYS, OWN, batch_of, chunk_columns
+from fmshards.stream.batch import KEYS, batch_of, chunk_columns
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import EpochCounter
 from fmshards.stream.samples import check_chunk
@@ -90,7 +90,7 @@ class ChunkDecoder:
         for chunk in catalog.chunks_of(catalog.shard_names.index(name)):
             drawn = order.combination(chunk, len(shown), self.seed, epoch) if self.augment else 0
             combination = shown[drawn] if self.augment else PLAIN
-            columns = chunk_columns(fetcher.fetch(chunk, combination), _taken(catalog))
+            columns = chunk_columns(fetcher.fetch(chunk, combination), [layer.name for layer in catalog.layers])
             for at in range(0, len(columns[KEYS]), _AT_ONCE):
                 part = {key: column[at : at + _AT_ONCE].copy() for key, column in columns.items()}
                 batch = decoder(batch_of(part, None, catalog, self.seed, epoch, self.augment))
@@ -131,10 +131,6 @@ def decode_chunks(
         field_names(fields),
         memory_bytes(memory),
     )
-
-
-def _taken(catalog: Catalog) -> frozenset[str]:
-    return OWN | {layer.name for layer in catalog.layers} | {"__url__"}
 
 
 def _split(batch: dict[str, Any], url: str) -> Iterator[dict[str, Any]]:
