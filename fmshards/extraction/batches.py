@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, Dataset
 from fmshards.clock import Clock
 from fmshards.errors import FmshardsError, InputError
 from fmshards.extraction.sources import Item, Source
-from fmshards.workers import worker_died
 
 Render = Callable[[Any, str, str], "list[torch.Tensor]"]
 
@@ -105,7 +104,7 @@ def decoded_batches(
             except (OSError, EOFError) as error:  # a pipe to a process that is no more
                 if not workers:
                     raise
-                raise decoder_died(error) from None
+                raise worker_died(error) from None
             waited = time.perf_counter() - started - (clock.seconds["read"] - read)
             if isinstance(result, Failure):
                 raise result.error
@@ -121,10 +120,17 @@ def decoded_batches(
         del batches
 
 
-def decoder_died(error: BaseException) -> FmshardsError:
-    """The error to raise where a process that decodes images has died."""
-    advice = "Run the same again, with fewer workers if memory was short: what is whole is kept"
-    return worker_died(error, "decodes images", advice)
+def is_worker_death(error: BaseException) -> bool:
+    """Whether this is what a DataLoader raises, from a signal handler and so anywhere, when a worker has died."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+def worker_died(error: BaseException) -> FmshardsError:
+    """The error to raise instead."""
+    return FmshardsError(
+        f"a process that decodes images died (killed, or out of memory): {str(error).splitlines()[0]}. Run the same "
+        "again, with fewer workers if memory was short: what is whole is kept"
+    )
 
 
 class _Decoding(Dataset[Any]):

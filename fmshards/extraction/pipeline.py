@@ -15,7 +15,7 @@ from torch import nn
 
 from fmshards.augment import Mirror
 from fmshards.clock import Clock
-from fmshards.extraction.batches import Batch, decoded_batches, decoder_died
+from fmshards.extraction.batches import Batch, decoded_batches, is_worker_death, worker_died
 from fmshards.extraction.bind import check_plan, find_plan, publish_plan
 from fmshards.extraction.decode import Decoder, Views
 from fmshards.extraction.draft import draft_plan
@@ -37,7 +37,6 @@ from fmshards.shards import (
     remove_set,
     write_manifest,
 )
-from fmshards.workers import is_worker_death
 
 
 def extract(
@@ -190,7 +189,7 @@ class _Run:
         except BaseException as error:
             self._stop(background, error)
             if is_worker_death(error):
-                raise decoder_died(error) from None
+                raise worker_died(error) from None
             raise
         background.close()
         self.progress.finish()
