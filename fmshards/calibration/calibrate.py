@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,7 @@ from fmshards.calibration.grid import Prefix, measure_grid
 from fmshards.calibration.mirror_fit import fit_mirror
 from fmshards.calibration.sensitive import Sensitive
 from fmshards.calibration.similarity import Comparison
-from fmshards.codec import FeatureSpec, StepSample
-from fmshards.codec.zfp.channel_order import ChannelSample
+from fmshards.codec import FeatureSpec, Sample
 from fmshards.errors import InputError
 from fmshards.model import Preprocess
 from fmshards.shards import Grid, Similarity
@@ -45,8 +44,6 @@ class LayerCalibration:
         image, on the CPU; None with it.
     mirror_map, mirror_error: only where the mirror is mapped; the error in dB, on the part left out of the fit.
     nonnegative: no value below zero was seen: the cut follows a ReLU.
-    channels: what a channel order is chosen by; None where it was not asked for.
-    values: of the base features, what steps of channels are fitted on; None where none are asked for.
     """
 
     similarity: Similarity | None
@@ -56,8 +53,6 @@ class LayerCalibration:
     mirror_map: MirrorMap | None
     mirror_error: float | None
     nonnegative: bool
-    values: StepSample | None
-    channels: ChannelSample | None
 
 
 @torch.no_grad()
@@ -71,17 +66,15 @@ def calibrate(
     sensitive: Sensitive | None,
     specs: Mapping[str, FeatureSpec],
     *,
-    steps: Collection[str] = (),
+    samples: Mapping[str, Sample] | None = None,
     batch: int = 64,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    ordered: Collection[str] = (),
 ) -> dict[str, LayerCalibration]:
     """Measure each layer of `specs` on `images`, the calibration sample.
 
     prefix: images float32 [B, 3, H, W] on `device` -> {layer: features [B, *shape]}, all layers in one pass.
-    sensitive: needed where views > 0. steps: the layers whose codecs need a step of each channel. ordered: those
-        of which a channel order may be wanted.
+    sensitive: needed where views > 0. samples: by layer, what codecs want to know; the base's features are added.
 
     Each image is moved once by a theta drawn as a view's is, from base and mirror in turn; the reference is what
     training will have (the flipped image's feature where the mirror is stored, the mapped one where it is mapped), so
@@ -104,17 +97,13 @@ def calibrate(
         maps = _fit_mirrors(run, mirror, specs)
     comparisons = {name: Comparison.empty(spec) for name, spec in specs.items()}
     lowest = dict.fromkeys(specs, float("inf"))
-    channels = {name: ChannelSample(specs[name], len(images)) for name in ordered}
-    values = {name: StepSample(specs[name]) for name in steps}
     for chosen in run.batches():
         x = run.base(chosen)
         base = _float(prefix(x))
         for name in specs:
             lowest[name] = min(lowest[name], float(base[name].min()))
-            if name in channels:
-                channels[name].add(base[name], chosen)
-            if name in values:
-                values[name].add(base[name])
+        for name, sample in (samples or {}).items():
+            sample.add(base[name])
         if not recipe or recipe.custom_text is not None:
             continue
         size = (int(x.shape[2]), int(x.shape[3]))
@@ -135,8 +124,6 @@ def calibrate(
             mirror_map=maps[name][0] if name in maps else None,
             mirror_error=maps[name][1] if name in maps else None,
             nonnegative=lowest[name] >= 0,
-            channels=channels.get(name),
-            values=values.get(name),
         )
         for name in specs
     }

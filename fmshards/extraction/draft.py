@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from itertools import islice
 from typing import Any, overload
 
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 
 from fmshards.calibration import LayerCalibration, calibrate
-from fmshards.codec import Codec, FeatureSpec, channel_bits, codec_for, fit_steps
+from fmshards.codec import Codec, Sample, fit, sample_for, samples_wanted
 from fmshards.errors import InputError, ModelError
 from fmshards.extraction.decode import Decoder
 from fmshards.extraction.forward import Prefix, run_prefix
@@ -28,7 +27,6 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 CHUNK_BYTES = 4 << 20
 _CALIBRATION_SHARDS = 64  # input shards that calibration reads from at most
 _LOOK = 16  # samples looked at where there is no recipe to calibrate for
-_LOOK_FOR_ORDER = 64  # the same, where a channel order may be stored
 _SMALL = 300_000  # pixels of an image that is kept for calibration once it is decoded
 _EXACT_DB = -300.0  # stands for a mapped mirror without any error: JSON has no infinity
 
@@ -46,6 +44,8 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
     found = _cuts(request, example)
     prefix = _named_prefix(request, found, example)
     dtypes = _check_features(prefix, example, found)
+    wanted = {n: sample_for(request.layers[n], cut.spec, request.order, len(images)) for n, cut in found.items()}
+    samples = {name: sample for name, sample in wanted.items() if sample is not None}
     measured = calibrate(
         prefix,
         images,
@@ -55,14 +55,16 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
         request.views,
         request.sensitive,
         {name: cut.spec for name, cut in found.items()},
-        steps=request.stepped,
+        samples=samples,
         batch=request.batch,
         seed=request.seed,
         device=request.device,
-        ordered=request.ordered,
     )
-    codecs = {name: _codec(request, name, cut.spec, measured[name], None) for name, cut in found.items()}
-    layers = tuple(_layer(request, name, found[name], codecs[name], measured[name], dtypes[name]) for name in found)
+    codecs = {n: fit(request.layers[n], cut.spec, samples.get(n), None, request.filter) for n, cut in found.items()}
+    layers = tuple(
+        _layer(request, name, found[name], codecs[name], samples.get(name), measured[name], dtypes[name])
+        for name in found
+    )
     mirrored = request.recipe.flips and request.mirror.way != "none"
     stored = ("mirror",) if mirrored and request.mirror.way == "stored" else ()
     plan = Plan(
@@ -97,11 +99,12 @@ def chunk_length(largest_row: int) -> int:
 def calibration_images(request: Request, size: tuple[int, int]) -> Sequence[Image.Image]:
     """The calibration sample: as many from the beginning of each of up to 64 input shards, evenly spread.
 
-    The same for the same source, whatever else changes. Without a recipe, or steps to fit, a few images do.
+    The same for the same source, whatever else changes. Without a recipe, or a codec that asks for more, a few do.
     """
-    least = _LOOK_FOR_ORDER if request.ordered else _LOOK
-    measured = request.recipe or request.stepped
-    wanted = request.calibration if measured else min(request.calibration, least)
+    asked = [samples_wanted(rate, request.order) for rate in request.layers.values()]
+    everything = request.recipe or None in asked
+    few = max(_LOOK, *(count or 0 for count in asked))
+    wanted = request.calibration if everything else min(request.calibration, few)
     inputs = len(request.source.inputs)
     count = min(inputs, _CALIBRATION_SHARDS, wanted)
     shards = [i * inputs // count for i in range(count)]
@@ -188,28 +191,18 @@ def _check_features(prefix: Prefix, example: torch.Tensor, found: Mapping[str, C
     return dtypes
 
 
-def _codec(
+def _layer(
     request: Request,
     name: str,
-    spec: FeatureSpec,
+    cut: Cut,
+    codec: Codec,
+    sample: Sample | None,
     measured: LayerCalibration,
-    channels: Sequence[int] | None,
-) -> Codec:
-    """The codec of a layer's rate for its feature, or for these channels of it; its order and steps as calibrated."""
-    rate = request.layers[name]
-    order, steps, bits = None, None, channel_bits(rate)
-    if measured.channels is not None:
-        order = measured.channels.order(partial(codec_for, rate), channels)
-    if bits and measured.values is not None:
-        values = measured.values if channels is None else measured.values.select(tuple(channels))
-        steps = fit_steps(values, bits, request.filter is not None)
-    return codec_for(rate, spec, order, steps, request.filter)
-
-
-def _layer(request: Request, name: str, cut: Cut, codec: Codec, measured: LayerCalibration, dtype: str) -> LayerPlan:
-    view = None
-    if request.views and measured.sensitive:
-        view = _codec(request, name, cut.spec.select(len(measured.sensitive)), measured, measured.sensitive)
+    dtype: str,
+) -> LayerPlan:
+    view, sensitive = None, measured.sensitive
+    if request.views and sensitive:
+        view = fit(request.layers[name], cut.spec.select(len(sensitive)), sample, sensitive, request.filter)
     return LayerPlan(
         name=name,
         cut=cut.name,

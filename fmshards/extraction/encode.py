@@ -116,7 +116,7 @@ class _LayerSink:
     def encode(self, features: Mapping[str, torch.Tensor], keys: list[str], pool: Executor | None) -> None:
         """Encode a batch. Raises CodecError that names the stream and the key."""
         for stream in self._streams:
-            x = features[stream.name].to("cpu", torch.float32)
+            x = features[stream.name].cpu()
             try:
                 rows = encode_rows(stream.codec, x, pool)
             except CodecError:
@@ -159,7 +159,7 @@ class ErrorSums:
         self._energy = np.zeros(codec.spec.channels)
 
     def add(self, rows: Rows, x: torch.Tensor) -> None:
-        """`rows` are the encoded `x` [B, *shape] float32."""
+        """`rows` are the encoded `x` [B, *shape]."""
         n = min(len(rows), self._left)
         if not n:
             return
@@ -167,9 +167,10 @@ class ErrorSums:
         self._samples += n
         x = x[:n]
         axes = [axis for axis in range(x.ndim) if axis != self._codec.spec.channel_axis + 1]
-        # Squares of float32 in float32; sums over one batch in float32 are good to six digits, over batches in float64.
-        self._error += (self._codec.decode(rows[:n]) - x).square_().sum(axes).double().numpy()
-        self._energy += x.square().sum(axes).double().numpy()
+        # In float64: squares of float32 are beyond float32's range at either end.
+        exact = x.double()
+        self._error += (self._codec.decode(rows[:n], dtype=torch.float64) - exact).square_().sum(axes).numpy()
+        self._energy += exact.square_().sum(axes).numpy()
 
     def stats(self) -> dict[str, Any]:
         """What a shard's index holds."""
@@ -177,7 +178,7 @@ class ErrorSums:
 
 
 def encode_rows(codec: Codec, x: torch.Tensor, pool: Executor | None) -> Rows:
-    """float32 [B, *shape] -> uint8 [B, row_bytes]; with a pool, in parts: rows do not depend on each other."""
+    """Floating-point [B, *shape] -> uint8 [B, row_bytes]; with a pool, in parts: rows do not depend on each other."""
     if pool is None or len(x) < 2 * _PART:
         return codec.encode(x)
     parts = [x[start : start + _PART] for start in range(0, len(x), _PART)]

@@ -10,7 +10,7 @@ import torch
 from fmshards.augment.features.channels import check_view
 from fmshards.augment.features.move import move
 from fmshards.augment.features.on_cpu import axes_of
-from fmshards.codec import FeatureSpec, on_cuda
+from fmshards.codec import FeatureSpec
 from fmshards.errors import InputError
 from fmshards.kernels import cuda
 from fmshards.kernels.strides import steps_of
@@ -22,28 +22,22 @@ _STEPS = 4
 
 
 def moves_on(device: torch.device) -> bool:
-    """Whether `move_and_replace` works there; elsewhere `move` does the same. Tried once, as the decoder's kernels."""
-    return on_cuda.available(device) and (cuda.untimely() or _sound(device))
+    """Whether `move_and_replace` works there; elsewhere `move` does the same. Tried once."""
+    return cuda.usable(device, "features are moved by torch, not by our kernel", _trial)
 
 
-@lru_cache(maxsize=16)
-def _sound(device: torch.device) -> bool:
-    """Whether the kernel moves on this device as `move` does on the CPU; warns where it does not."""
+def _trial(device: torch.device) -> None:
+    """Raises unless the kernel moves on this device as `move` does on the CPU."""
     random = torch.Generator().manual_seed(0)
     spec, sensitive, grid = FeatureSpec("map", (8, 7, 9)), (1, 6), Grid((4.0, 4.0), (1.5, 1.5))
     x, view, fill = (torch.randn(3, c, 7, 9, generator=random) for c in (8, 2, 8))
     theta = torch.tensor([[[1.0, 0, 0], [0, 1, 0]], [[-1, 0, 0.25], [0, 1, 0]], [[0.8, 0, 0.1], [0, 0.7, -0.05]]])
     mirrored = torch.tensor([False, True, False])
-    try:
-        expected = move(x, theta, mirrored, spec, grid, fill[0], (28, 36), view, sensitive)
-        there = [t.to(device) for t in (x, theta, mirrored, fill[0], view)]
-        x, theta, mirrored, blank, view = there
-        found = move_and_replace(x, theta, mirrored, spec, grid, blank, (28, 36), view, sensitive, torch.float32)
-        torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-5)
-    except Exception as error:  # a compiler or driver that does not fit raises what it likes
-        cuda.fall_back(device, "features are moved by torch, not by our kernel", error)
-        return False
-    return True
+    expected = move(x, theta, mirrored, spec, grid, fill[0], (28, 36), view, sensitive)
+    there = [t.to(device) for t in (x, theta, mirrored, fill[0], view)]
+    x, theta, mirrored, blank, view = there
+    found = move_and_replace(x, theta, mirrored, spec, grid, blank, (28, 36), view, sensitive, torch.float32)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-5)
 
 
 def move_and_replace(
