@@ -14,7 +14,7 @@ import zstandard
 
 from fmshards.codec import FeatureSpec, codec_from_config, members
 from fmshards.errors import CorruptError, FmshardsError, FormatError
-from fmshards.shards import check_index, entry_of, read_chunk, read_index, read_manifest, verify_shard
+from fmshards.shards import check_index, entry_of, read_chunk, read_index, verify_shard
 from fmshards.stream import FeatureDataset, decode_chunks, loader
 from tests.sets import BuiltSet, build_set
 from tests.stream.helpers import error_of
@@ -146,15 +146,3 @@ def test_a_member_longer_than_a_filter_makes_it_is_refused(tmp_path: Path, monke
     problem = verify_shard(url, entry, built.plan.layer_members("layer2"))
     assert problem is not None
     assert problem.member == "000000.base.int"
-
-
-def test_a_manifest_of_more_samples_than_keys_fit_is_refused(tiny: BuiltSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
-    from fmshards.reader.catalog import Catalog
-
-    manifest = read_manifest(tiny.url)
-    entry = replace(manifest.shards["layer2"][0], samples=10**9)
-    hostile = replace(manifest, shards={"layer2": (entry,)}, samples=10**9)
-    with pytest.raises(FormatError, match="samples"):
-        Catalog(tiny.url, hostile, hostile.plan.layers).check()
