@@ -7,8 +7,12 @@ it, so that `fmshards --help` answers at once.
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
+import threading
 import warnings
+from types import FrameType
 from typing import TextIO
 
 import click
@@ -49,6 +53,8 @@ def cli() -> None:
 def main() -> None:
     """Entry point: an error of ours is one line on stderr and exit code 1 (2 for a wrong command line)."""
     warnings.showwarning = _warn
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _Interrupts())
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -64,6 +70,20 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(141)
+
+
+class _Interrupts:
+    """The first Ctrl-C stops the command; a second leaves it the time to put things away; a third ends it at once."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        if self._count == 1:
+            raise KeyboardInterrupt
+        if self._count > 2:
+            os._exit(130)
 
 
 def _warn(
