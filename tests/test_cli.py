@@ -253,3 +253,45 @@ def test_missing_source_and_missing_set(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert "nothing" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def readme_options() -> str:
+    text = (ROOT / "README.md").read_text()
+    return text[text.index("### Options") : text.index("## What it gives")]
+
+
+def test_every_option_that_the_readme_names_is_one() -> None:
+    known = fmshards("extract", "--help").stdout
+    named = set(re.findall(r"`(--[a-z-]+)", readme_options()))
+    assert len(named) > 10
+    assert not [option for option in sorted(named) if option not in known]
+
+
+def test_every_term_that_the_readme_names_is_read() -> None:
+    from fmshards.augment import parse_mirror, parse_recipe
+    from fmshards.calibration import parse_sensitive
+    from fmshards.codec import codec_name
+    from fmshards.model import parse_preprocess
+
+    readers = {
+        "--recipe": parse_recipe,
+        "--mirror": parse_mirror,
+        "--views": parse_sensitive,
+        "--preprocess": parse_preprocess,
+        "--layer": lambda text: codec_name(text.partition(":")[2] or text),
+    }
+    read, found = None, 0
+    for line in readme_options().splitlines():
+        cells = line.split(" | ")
+        if len(cells) < 3 or line.startswith(("| option", "|---")):
+            continue
+        named = re.match(r"\| `(--[a-z]+)", line)
+        read = readers.get(named[1]) if named else read
+        for term in re.findall(r"`([^`]+)`", cells[-2]):
+            if read is None or term in ("timm", "torchvision"):
+                continue
+            # What a table leaves open, filled in; options of a term, inside one.
+            term = term.replace("(H, W)", "(8, 9)").replace("(..)", "(0.5, 0.5, 0.5)")
+            read(term)
+            found += 1
+    assert found > 20

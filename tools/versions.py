@@ -5,8 +5,9 @@
     python tools/bench_path.py --other ../before
 
 Each checkout has a process of its own, which makes its data once and then does the work that it is asked for; the two
-take turns. The works use what both have: `codec_for`, `codec_from_config`, `split`, `extract`, `loader`. This file is
-the program of both processes: `python tools/versions.py codec` reads names of works and answers with figures.
+take turns. What runs in one thread is measured in CPU time, since others may use the cores. The works use what both
+have: `codec_for`, `codec_from_config`, `split`, `extract`, `loader`. This file is the program of both processes:
+`python tools/versions.py codec` reads names of works and answers with figures.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from measure import (
     on_threads,
     pictures,
     results,
+    seconds,
     speed,
     write_table,
 )
@@ -135,7 +137,7 @@ def codec_works(scratch: Path) -> Works:
         codec = codec_for(rate, spec)
         rows, half = codec.encode(x), torch.empty_like(x, dtype=torch.bfloat16)
         works[f"decode into bfloat16, {rate}"] = "MB/s", often(partial(codec.decode, rows, half), megabytes)
-        two = often(partial(codec.decode, rows, torch.empty_like(x)), megabytes)
+        two = often(partial(codec.decode, rows, torch.empty_like(x)), megabytes, time.perf_counter)
         works[f"decode on two threads, {rate}"] = "MB/s", partial(on_threads, 2, two)
         filtered = codec_for(rate, spec, filter="zstd")
         member = filtered.member(rows)
@@ -195,7 +197,8 @@ def path_works(scratch: Path) -> Works:
     }
     for name, options in ways.items():
         batches = fmshards.loader(url, batch_size=100, **{"num_workers": 0, **options})
-        works[f"an epoch, {name}"] = "samples/s", often(partial(consume, batches), samples)
+        clock = time.perf_counter if "num_workers" in options else time.process_time
+        works[f"an epoch, {name}"] = "samples/s", often(partial(consume, batches), samples, clock)
     works["a loader made, and its first batch"] = "a second", often(partial(first_batch, url), 1)
     verify = getattr(fmshards, "verify", None) or importlib.import_module("fmshards.extract").verify
     works["verify, bytes alone"] = "samples/s", often(partial(verify, url), samples)
@@ -208,13 +211,14 @@ def first_batch(url: str) -> None:
     next(iter(fmshards.loader(url, batch_size=100, num_workers=0)))
 
 
-def often(work: Callable[[], object], amount: float) -> Callable[[], float]:
+def often(
+    work: Callable[[], object], amount: float, clock: Callable[[], float] = time.process_time
+) -> Callable[[], float]:
     """A side that does `work` often enough for its clock."""
     work()
-    began = time.perf_counter()
-    work()
-    times = max(1, round(LEAST_SECONDS / (time.perf_counter() - began)))
-    return speed(lambda: [work() for _ in range(times)], amount * times)
+    took = seconds(work, clock)()
+    times = max(1, round(LEAST_SECONDS / max(took, 1e-6)))
+    return speed(lambda: [work() for _ in range(times)], amount * times, clock)
 
 
 PARTS: dict[str, Callable[[Path], Works]] = {"codec": codec_works, "path": path_works}
