@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from fmshards.errors import FormatError, InputError, MismatchError, StoreError
-from fmshards.extraction import extract
-from fmshards.extraction import pipeline as run_module
+from fmshards.extraction import entry, extract, request, work
 from fmshards.extraction.sources import WebDatasetSource
 from fmshards.shards import read_manifest
 
@@ -37,10 +36,11 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("nothing may be read or run")
 
-    monkeypatch.setattr(run_module, "draft_plan", never)
-    monkeypatch.setattr(run_module, "multi_prefix", never)
-    monkeypatch.setattr(run_module, "entry_of", never)
+    monkeypatch.setattr(entry, "draft_plan", never)
+    monkeypatch.setattr(request, "multi_prefix", never)
+    monkeypatch.setattr(work, "entry_of", never)
     monkeypatch.setattr(WebDatasetSource, "items", never)
+    monkeypatch.setattr(WebDatasetSource, "content", never)
 
 
 def test_a_whole_set_is_returned_at_once(tars: list[str], made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
