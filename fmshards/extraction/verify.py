@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from fmshards.augment import Mirror, Recipe
 from fmshards.errors import InputError
-from fmshards.extraction.batches import RawBatch
-from fmshards.extraction.decode import Decoder
-from fmshards.extraction.forward import PRECISIONS, run_prefix
+from fmshards.extraction.decode import Decoder, Kept, Views
+from fmshards.extraction.forward import PRECISIONS, Forward
+from fmshards.extraction.samples import SAMPLES, sample_differences
 from fmshards.extraction.soundness import set_problems
 from fmshards.extraction.sources import Source, open_source
-from fmshards.model import blank_image, identity_differences, load_on, multi_prefix, parse_preprocess
-from fmshards.shards import (
-    LayerPlan,
-    Manifest,
-    Plan,
-    field_value,
-    layer_url,
-    read_chunk,
-    read_index,
-    read_manifest,
-)
+from fmshards.model import Preprocess, blank_image, identity_differences, load_on, multi_prefix, parse_preprocess
+from fmshards.shards import Manifest, Plan, layer_url, read_index, read_manifest
 
 T = TypeVar("T")
-
-SAMPLES = 8
-
-# Between two computations of one feature: what another batch, thread count or device does to float32, by far; and
-# what the other rounding may do to a code on the edge of a block's exponent.
-_FLOAT_NOISE = 1e-6
-_CODE_NOISE = 2.0
 
 
 @dataclass(frozen=True)
@@ -80,12 +65,11 @@ def verify(
         loaded, place = load_on(model, weights, device)
         problems += _identity(manifest.plan, loaded)
         if not problems:
-            _said(manifest.plan, "dtype", *PRECISIONS)
             found = source_of(manifest.plan, source)
             name = model if isinstance(model, str) else None
             text = _said(manifest.plan, "preprocess") if preprocess is None else preprocess
-            decoder = Decoder(found, parse_preprocess(text, model=loaded, name=name), manifest.plan.base_size)
-            recomputed, wrong = _recompute(url, manifest, loaded, decoder, place)
+            read = parse_preprocess(text, model=loaded, name=name)
+            recomputed, wrong = _recompute(url, manifest, loaded, found, read, place)
             problems += wrong
     entries = [entry for shards in manifest.shards.values() for entry in shards]
     return Report(manifest.samples, len(entries), sum(e.bytes for e in entries), recomputed, tuple(problems))
@@ -129,70 +113,39 @@ def _identity(plan: Plan, model: nn.Module) -> list[str]:
 
 
 def _recompute(
-    url: str, manifest: Manifest, model: nn.Module, decoder: Decoder, device: torch.device
+    url: str, manifest: Manifest, model: nn.Module, found: Source, preprocess: Preprocess, where: torch.device
 ) -> tuple[int, list[str]]:
+    """How many samples were computed again, and what differs."""
     plan = manifest.plan
+    recipe, seed = Recipe.from_json(plan.recipe), _optional(plan.identity, "seed", int) or 0
+    # What a custom recipe did to the images, nobody can say here: its views are not computed again.
+    rendered = plan.views and recipe.custom_text is None
+    views = Views(recipe, Mirror.from_json(plan.mirror), plan.views, seed) if rendered else None
+    fields, dropped = plan.options.get("fields"), plan.options.get("drop_fields")
+    decoder = Decoder(found, preprocess, plan.base_size, views, Kept(_names(fields), _names(dropped) or ()))
     prefix = multi_prefix(model, [layer.cut for layer in plan.layers], blank_image(model, plan.base_size))
-    problems = []
-    places = list(_places(manifest))
-    for shard, row in places:
-        with closing(decoder.source.items(shard)) as items:
-            item = next(islice(items, row, None), None)
-        if item is None:
-            raise InputError(f"{plan.inputs[shard].url}: has no sample {row}; the input has changed")
-        batch = decoder(RawBatch(shard, [item], last=False))
-        features = run_prefix(prefix, batch.base, device, plan.identity["dtype"])
-        for layer in plan.layers:
-            key, fields, stored = _stored(url, manifest, layer, shard, row)
-            where = f"layer {layer.name}, sample {row} of shard {plan.inputs[shard].name}"
-            if key != batch.keys[0]:
-                problems.append(f"{where}: its key is {key!r}, the input's {batch.keys[0]!r}")
-                continue
-            problems += [f"{where} ({key!r}): {line}" for line in _field_differences(fields, batch.fields[0])]
-            difference = _difference(layer, plan, features[layer.cut].float().cpu(), stored)
-            if difference is not None:
-                problems.append(f"{where} ({key!r}): {difference}")
-    return len(places), problems
+    forward = Forward(prefix, plan, where, _said(plan, "dtype", *PRECISIONS))
+    indices = {
+        shard: {
+            layer.name: read_index(layer_url(url, layer.name, entry.name), entry)
+            for layer in plan.layers
+            for entry in [manifest.shards[layer.name][shard]]
+        }
+        for shard in sorted(set(_shards_of_samples(manifest)))
+    }
+    return min(SAMPLES, manifest.samples), sample_differences(url, plan, indices, decoder, forward)
 
 
-def _places(manifest: Manifest) -> Iterator[tuple[int, int]]:
-    """(input shard, row) of up to 8 samples, evenly over the set."""
-    counts = [entry.samples for entry in manifest.shards[manifest.plan.layers[0].name]]
+def _names(value: Any) -> tuple[str, ...] | None:
+    return tuple(map(str, value)) if isinstance(value, list) else None
+
+
+def _shards_of_samples(manifest: Manifest) -> Iterator[int]:
+    """The input shards of up to 8 samples, evenly over the set."""
+    ends = list(accumulate(entry.samples for entry in manifest.shards[manifest.plan.layers[0].name]))
     wanted = min(SAMPLES, manifest.samples)
     for i in range(wanted):
-        row = (2 * i + 1) * manifest.samples // (2 * wanted)
-        for shard, count in enumerate(counts):
-            if row < count:
-                yield shard, row
-                break
-            row -= count
-
-
-def _stored(
-    url: str, manifest: Manifest, layer: LayerPlan, shard: int, row: int
-) -> tuple[str, dict[str, Any], torch.Tensor]:
-    """Key, fields and base feature, float32 [1, *shape], of a stored sample."""
-    entry = manifest.shards[layer.name][shard]
-    place = layer_url(url, layer.name, entry.name)
-    chunk, row = divmod(row, manifest.plan.chunk)
-    base = manifest.plan.streams(layer.name)[0]
-    found = read_chunk(place, read_index(place, entry), chunk, [base.member])
-    fields = {name: column[row] for name, column in found.fields.items()}
-    return (
-        found.keys[row],
-        fields,
-        base.codec.decode(base.codec.rows(found.members[base.member], found.n)[row : row + 1]),
-    )
-
-
-def _field_differences(stored: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
-    """Stored fields that the input has otherwise; what of it was not stored is not compared."""
-    here = {name: field_value(value, f"field {name!r}") for name, value in given.items()}
-    for name, value in stored.items():
-        if name not in here:
-            yield f"the field {name!r} is stored, and the input has none"
-        elif value != here[name] and repr(value) != repr(here[name]):  # NaN is the same where both have it
-            yield f"the field {name!r} is {str(value)[:60]!r}, the input's {str(here[name])[:60]!r}"
+        yield bisect_right(ends, (2 * i + 1) * manifest.samples // (2 * wanted))
 
 
 def _said(plan: Plan, name: str, *known: str) -> str:
@@ -213,18 +166,3 @@ def _optional(section: dict[str, Any], name: str, kind: type[T]) -> T | None:
     if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
         return value
     raise InputError(f"the plan's {name} is {str(value)[:60]!r}, no {kind.__name__}: extract the set again")
-
-
-def _difference(layer: LayerPlan, plan: Plan, x: torch.Tensor, stored: torch.Tensor) -> str | None:
-    codec = layer.base_codec
-    energy = float(x.double().square().sum())
-    own = float((codec.decode(codec.encode(x)) - x).double().square().sum())
-    noise = _FLOAT_NOISE if plan.identity["dtype"] == "float32" else 1e-3
-    found = float((stored - x).double().square().sum())
-    allowed = _CODE_NOISE * own + noise * energy
-    if found <= allowed:
-        return None
-    return (
-        f"computed again it differs by {found / max(energy, 1e-30):.2e} of its squared norm, the codec and float error "
-        f"explain {allowed / max(energy, 1e-30):.2e}"
-    )

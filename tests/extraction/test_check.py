@@ -110,6 +110,17 @@ def test_what_the_report_says_mends_the_set(shard_set: str, source: Path, tmp_pa
     assert verify(str(copy)).problems == ()
 
 
+def test_views_the_mirror_and_dropped_fields_are_computed_again_too(source: Path, tmp_path: Path) -> None:
+    more: dict[str, Any] = {"recipe": "flip+crop(pad=4)", "views": 2, "sensitive": 0.5, "calibration": 16}
+    out = str(tmp_path / "set")
+    fmshards.extract(str(source), out, layers={"layer3": 4}, preprocess=NORMALIZE, drop_fields="cls", **more, **MODEL)
+    assert verify(out, **MODEL).problems == ()
+    other = "normalize(mean=(0.4, 0.4, 0.4), std=(0.25, 0.25, 0.25))"
+    problems = verify(out, preprocess=other, **MODEL).problems
+    for stream in ("", ", mirror", ", view1", ", view2"):
+        assert sum(f"){stream}: computed again it differs" in problem for problem in problems) == 8
+
+
 def with_identity(url: str, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
     """`verify` finds the set at `url` sound, and its identity another one."""
     manifest = read_manifest(url)
