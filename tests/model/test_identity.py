@@ -121,7 +121,8 @@ def test_code_of_the_same_name_is_known_by_what_it_does(tmp_path: Path) -> None:
         "import torch\nfrom torch import nn\nimport torch.nn.functional as F\nGAIN = {gain}\n\n"
         "def helper(x):\n    return x * GAIN{more}\n\n\nclass Part(nn.Module):\n    def forward(self, x):\n"
         "        return F.dropout(helper(x), 0.1, self.training)\n\n\n"
-        "def make():\n    torch.manual_seed(0)\n    return nn.Sequential(nn.Conv2d(3, 4, 1), Part(), nn.ReLU(), nn.Conv2d(4, 2, 1))\n"
+        "def make():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 1), Part(), nn.ReLU(), nn.Conv2d(4, 2, 1))\n"
     )
     found = {}
     for name, gain, more in (("a", 2, ""), ("b", 3, ""), ("c", 2, " + 1"), ("d", 2, "  # the same")):
@@ -162,7 +163,8 @@ def test_the_same_model_is_the_same(mid: nn.Module) -> None:
 def test_the_digests_are_the_same_in_every_process() -> None:
     code = (
         "from tests.model.test_identity import Closed, Identities, SIZE, Squared, _graph, net, quantised\n"
-        "print(_graph(net(Closed(1.0))), _graph(net(Squared())), _graph(quantised(0)), Identities(net()).probe(['2'], SIZE))"
+        "print(_graph(net(Closed(1.0))), _graph(net(Squared())), _graph(quantised(0)))\n"
+        "print(Identities(net()).probe(['2'], SIZE))"
     )
     found = []
     for seed in ("1", "2"):
