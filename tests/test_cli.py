@@ -57,6 +57,23 @@ def test_channels_are_stored_as_they_are_on_demand(shard_set: Path, tmp_path: Pa
     assert sorted(found[1]["order"]) == list(range(64))
 
 
+def test_cuts_shows_bytes_at_a_rate() -> None:
+    done = fmshards("cuts", MODEL, "--weights", WEIGHTS, "--size", 32, "--rate", "4")
+    assert done.returncode == 0, done.stderr
+    header, first = done.stdout.splitlines()[:2]
+    assert "bytes at 4" in header
+    assert "65.5 kB" in first
+    assert "8.19 kB" in first
+    assert "expected" in fmshards("cuts", MODEL, "--weights", WEIGHTS, "--size", 32, "--rate", "much").stderr
+
+
+def test_a_layer_that_is_none_names_the_nearest(shard_set: Path, tmp_path: Path) -> None:
+    for out in (tmp_path / "new", shard_set):
+        done = extract(DATA / "cifar10-test-000000.tar", out, "--layer", "layer22:4")
+        assert done.returncode == 1
+        assert "no cut 'layer22'; nearest: 'layer2" in done.stderr
+
+
 def test_help_loads_no_heavy_module() -> None:
     code = (
         "import sys\nfrom fmshards.cli import cli\n"

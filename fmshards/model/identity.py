@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -119,7 +120,11 @@ class Identities:
         # Names of nodes count on: with a hook on a module, which is then kept whole, the same name is another node.
         node = node_at(self._own, cut)
         if node is None:
-            raise ModelError(f"{type(self.model).__name__} has no cut {cut!r}")
+            paths = [path for found in self._own.outputs.values() for path in found]
+            close = difflib.get_close_matches(cut, paths, 3, 0.5) or paths[:3]
+            raise ModelError(
+                f"{type(self.model).__name__} has no cut {cut!r}; nearest: {', '.join(map(repr, close)) or 'none'}"
+            )
         return self.model, self._own, node
 
 

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from fmshards.errors import ModelError
 from fmshards.model.graph.culprit import culprit
-from fmshards.model.graph.example import two_images
+from fmshards.model.graph.example import image_channels, two_images
 from fmshards.model.graph.liveness import Point, points
 from fmshards.model.graph.modes import kept_buffers, kept_generators, mode, seed
 from fmshards.model.graph.purity import purity
@@ -21,8 +21,8 @@ from fmshards.model.unwrap import rounds_otherwise, unwrap
 
 _MOST_REPAIRS = 20
 _COMPILED = (
-    "is compiled, and its kernels give other last bits than the modules that it is made of, so that no halves can equal "
-    "it: pass {}, and compile the halves"
+    "is compiled, and its kernels give other last bits than the modules that it is made of, so that no halves can "
+    "equal it: pass {}, and compile the halves"
 )
 
 
@@ -94,7 +94,7 @@ def _examine(model: nn.Module, traced: Trace, x: torch.Tensor, given: bool) -> A
         seed()
         graph = traced.graphs[False]
         with mode(model, False):
-            expected = _ask(model, x, given)
+            expected = _ask(model, traced, x, given)
             try:
                 flops, one = measure(model, graph, traced.constants, x[:1].clone())
             except Exception as error:
@@ -167,10 +167,17 @@ def _shared(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
-def _ask(model: nn.Module, x: torch.Tensor, given: bool) -> Any:
+def _ask(model: nn.Module, traced: Trace, x: torch.Tensor, given: bool) -> Any:
     try:
         return model(x.clone())
     except Exception as error:
+        channels = image_channels(model, traced)
+        if x.ndim == 4 and x.shape[1] != channels:
+            raise ModelError(
+                f"{type(model).__name__} takes images of {channels} channel{'s' * (channels != 1)}, found "
+                f"{x.shape[1]} (shape {tuple(x.shape[1:])}): give such an example; to extract, give as preprocess= a "
+                f"function from a PIL image to a float tensor [{channels}, H, W]"
+            ) from error
         hint = "of the shape that it takes" if given else "such as torch.zeros(1, 3, H, W)"
         raise ModelError(
             f"{type(model).__name__} does not run on images of shape {tuple(x.shape[1:])}: {type(error).__name__}: "
