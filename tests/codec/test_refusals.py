@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fmshards.codec import FeatureSpec, codec_for, codec_from_config
+from fmshards.codec.zfp.layout import gather_of, layout_of
 from fmshards.errors import CodecError, CorruptError, FormatError, InputError
 from tests.codec import reference
 from tests.codec.conftest import SPECS, values
@@ -278,6 +279,26 @@ def test_a_huge_feature_in_a_config_allocates_nothing():
         codec = codec_from_config({"codec": "zfp", "spec": spec, "order": None, "block_bits": 256})
         with pytest.raises(CorruptError):
             codec.rows(b"short", 1)
+
+
+def test_a_layout_of_too_many_places_is_refused_before_tables_are_made():
+    spec = FeatureSpec("map", (3, 9000, 9000))
+    with pytest.raises(CodecError, match=r"map \[3, 9000, 9000\] makes 5,062,500 blocks"):
+        gather_of(layout_of(spec))
+
+
+def test_memory_that_is_not_there_is_said(monkeypatch):
+    codec = codec_for("int4", MAP)
+    rows = codec.encode(values("normal", (3, 16, 8, 8)))
+
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("fmshards.codec.integer.engine.encode_rows", full)
+    monkeypatch.setattr("fmshards.codec.integer.engine.decode_rows", full)
+    for work in (lambda: codec.encode(values("normal", (3, 16, 8, 8))), lambda: codec.decode(rows)):
+        with pytest.raises(CodecError, match=r"not enough memory for 3 features map \[16, 8, 8\]"):
+            work()
 
 
 @pytest.mark.parametrize(
