@@ -7,8 +7,12 @@ it, so that `fmshards --help` answers at once.
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
+import time
 import warnings
+from contextlib import suppress
 from typing import TextIO
 
 import click
@@ -23,6 +27,9 @@ _COMMANDS = {
     "inspect": "say what a shard set holds",
     "verify": "read a whole shard set and check every byte",
 }
+
+
+_AT_ONCE = 1.0  # seconds
 
 
 class _Lazy(click.Group):
@@ -49,6 +56,8 @@ def cli() -> None:
 def main() -> None:
     """Entry point: an error of ours is one line on stderr and exit code 1 (2 for a wrong command line)."""
     warnings.showwarning = _warn
+    with suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, _Interrupt())
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -64,6 +73,21 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(141)
+
+
+class _Interrupt:
+    """Ctrl-C stops what runs in an orderly way. Pressed again at once it is the same wish; later it is impatience."""
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+
+    def __call__(self, number: int, frame: object) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+            raise KeyboardInterrupt
+        if now - self._first > _AT_ONCE:
+            os._exit(130)
 
 
 def _warn(

@@ -2,49 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from itertools import islice
-from typing import Any, overload
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from fmshards.calibration import LayerCalibration, calibrate
+from fmshards.calibration.calibrate import Progress
 from fmshards.codec import Codec, Sample, fit, sample_for, samples_wanted
 from fmshards.errors import InputError, ModelError
+from fmshards.extraction.calibration_images import calibration_images, head
 from fmshards.extraction.decode import Decoder
 from fmshards.extraction.forward import Prefix, run_prefix
-from fmshards.extraction.options import Request
 from fmshards.extraction.provenance import provenance
-from fmshards.extraction.sources import Item
+from fmshards.extraction.request import Request
 from fmshards.model import Cut, cuts_of, find_cut, multi_prefix
-from fmshards.shards import LayerPlan, Plan
+from fmshards.shards import LayerPlan, Plan, check_readable
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 CHUNK_BYTES = 4 << 20
-_CALIBRATION_SHARDS = 64  # input shards that calibration reads from at most
 _LOOK = 16  # samples looked at where there is no recipe to calibrate for
-_SMALL = 300_000  # pixels of an image that is kept for calibration once it is decoded
 _EXACT_DB = -300.0  # stands for a mapped mirror without any error: JSON has no infinity
 
 
-def draft_plan(request: Request) -> tuple[Plan, Arrays]:
+def draft_plan(request: Request, progress: Progress | None = None) -> tuple[Plan, Arrays]:
     """The plan of a new set, without its calibration entry, and the calibration's arrays ("layer2/fill").
 
-    Reads the calibration sample, and runs the prefix on it where there is a recipe. Raises what reading, the model
-    and calibration raise.
+    Reads the calibration sample, and runs the prefix on it; progress is told how far this is. Raises what reading, the
+    model and calibration raise.
     """
     base = _first_base(request)
     size = (int(base.shape[1]), int(base.shape[2]))
-    images = calibration_images(request, size)
+    images = calibration_images(Decoder(request.source, request.preprocess, size, keep=request.kept), _wanted(request))
     example = base[None].to(request.device)
     found = _cuts(request, example)
     prefix = _named_prefix(request, found, example)
     dtypes = _check_features(prefix, example, found)
-    wanted = {n: sample_for(request.layers[n], cut.spec, request.order, len(images)) for n, cut in found.items()}
+    options = request.options
+    wanted = {n: sample_for(options.layers[n], cut.spec, options.order, len(images)) for n, cut in found.items()}
     samples = {name: sample for name, sample in wanted.items() if sample is not None}
     measured = calibrate(
         prefix,
@@ -52,15 +49,16 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
         request.preprocess,
         request.recipe,
         request.mirror,
-        request.views,
+        request.options.views,
         request.sensitive,
         {name: cut.spec for name, cut in found.items()},
         samples=samples,
         batch=request.batch,
-        seed=request.seed,
+        seed=request.options.seed,
         device=request.device,
+        progress=progress,
     )
-    codecs = {n: fit(request.layers[n], cut.spec, samples.get(n), None, request.filter) for n, cut in found.items()}
+    codecs = {n: fit(options.layers[n], cut.spec, samples.get(n), None, options.filter) for n, cut in found.items()}
     layers = tuple(
         _layer(request, name, found[name], codecs[name], samples.get(name), measured[name], dtypes[name])
         for name in found
@@ -69,21 +67,23 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
     stored = ("mirror",) if mirrored and request.mirror.way == "stored" else ()
     plan = Plan(
         identity=request.identity(size),
-        options=request.options(),
+        options=request.plan_options(),
         provenance={
-            **provenance(request.device),
+            **provenance(request.device, request.layout),
             "model": request.model_text,
-            "weights": request.weights_text,
+            "weights": request.options.weights,
             "source": request.source_text,
+            "probe": request.identities.probe(list(found), size, int(base.shape[0])),
+            "parts": {name: request.identities.parts(name) for name in found},
         },
         inputs=request.source.inputs,
-        chunk=request.chunk or chunk_length(max(codec.row_bytes for codec in codecs.values())),
+        chunk=request.options.chunk or chunk_length(max(codec.row_bytes for codec in codecs.values())),
         base_size=size,
         recipe=request.recipe.to_json(),
         mirror=request.mirror.to_json(),
-        views=request.views,
+        views=request.options.views,
         references=("base", "mirror") if mirrored else ("base",),
-        members=("base", *stored, *(f"view{v + 1}" for v in range(request.views))),
+        members=("base", *stored, *(f"view{v + 1}" for v in range(request.options.views))),
         layers=layers,
         classes=request.source.classes,
         calibration=None,
@@ -96,70 +96,28 @@ def chunk_length(largest_row: int) -> int:
     return min(max(CHUNK_BYTES // largest_row, 8), 256)
 
 
-def calibration_images(request: Request, size: tuple[int, int]) -> Sequence[Image.Image]:
-    """The calibration sample: as many from the beginning of each of up to 64 input shards, evenly spread.
-
-    The same for the same source, whatever else changes. Without a recipe, or a codec that asks for more, a few do.
-    """
-    asked = [samples_wanted(rate, request.order) for rate in request.layers.values()]
-    everything = request.recipe or None in asked
-    few = max(_LOOK, *(count or 0 for count in asked))
-    wanted = request.calibration if everything else min(request.calibration, few)
-    inputs = len(request.source.inputs)
-    count = min(inputs, _CALIBRATION_SHARDS, wanted)
-    shards = [i * inputs // count for i in range(count)]
-    decoder = Decoder(request.source, request.preprocess, size)
-    found: list[tuple[int, Item]] = []
-    for i, shard in enumerate(shards):
-        share = (i + 1) * wanted // count - i * wanted // count
-        for item in _head(request, shard, share):
-            if request.preprocess.size is None:
-                decoder.base(shard, decoder.sample(shard, item))  # refuses, key named, another size than the first's
-            found.append((shard, item))
-    return _Images(decoder, found)
-
-
-class _Images(Sequence[Image.Image]):
-    """Images decoded when they are asked for; only small ones are kept: hundreds of photos would fill the memory."""
-
-    def __init__(self, decoder: Decoder, items: list[tuple[int, Item]]) -> None:
-        self._decoder, self._items = decoder, items
-        self._kept: dict[int, Image.Image] = {}
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    @overload
-    def __getitem__(self, i: int) -> Image.Image: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[Image.Image]: ...
-    def __getitem__(self, i: int | slice) -> Image.Image | list[Image.Image]:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        if i in self._kept:
-            return self._kept[i]
-        image = self._decoder.sample(*self._items[i]).image
-        if image.width * image.height <= _SMALL:
-            self._kept[i] = image
-        return image
-
-
-def _head(request: Request, shard: int, count: int) -> Iterator[Item]:
-    with closing(request.source.items(shard)) as items:
-        yield from islice(items, count)
+def _wanted(request: Request) -> int:
+    """Samples to calibrate on: without a recipe, or a codec that asks for more, a few do."""
+    asked = [samples_wanted(rate, request.options.order) for rate in request.options.layers.values()]
+    if request.recipe or None in asked:
+        return request.calibration
+    return min(request.calibration, max(_LOOK, *(count or 0 for count in asked)))
 
 
 def _first_base(request: Request) -> torch.Tensor:
-    decoder = Decoder(request.source, request.preprocess)
-    for item in _head(request, 0, 1):
-        return decoder.base(0, decoder.sample(0, item))
+    decoder = Decoder(request.source, request.preprocess, keep=request.kept)
+    for item in head(request.source, 0, 1):
+        sample = decoder.sample(0, item)
+        url = request.source.inputs[0].url
+        check_readable(sample.fields, request.options.layers, f"{url}: key {sample.key!r}")
+        return decoder.base(0, sample)
     raise InputError(f"{request.source.inputs[0].url} holds no sample")
 
 
 def _cuts(request: Request, example: torch.Tensor) -> dict[str, Cut]:
     known = request.analysis(example)
     every = cuts_of(known)
-    found = {name: find_cut(every, name, known) for name in request.layers}
+    found = {name: find_cut(every, name, known) for name in request.options.layers}
     names = [cut.name for cut in found.values()]
     for name, cut in found.items():
         if names.count(cut.name) > 1:
@@ -172,7 +130,7 @@ def _named_prefix(request: Request, found: Mapping[str, Cut], example: torch.Ten
     module = multi_prefix(request.model, [cut.name for cut in found.values()], analysis=request.analysis(example))
 
     def prefix(x: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = run_prefix(module, x, request.device, request.precision)
+        features = run_prefix(module, x, request.device, request.options.precision, request.layout)
         return {name: features[cut.name] for name, cut in found.items()}
 
     return prefix
@@ -200,9 +158,9 @@ def _layer(
     measured: LayerCalibration,
     dtype: str,
 ) -> LayerPlan:
-    view, sensitive = None, measured.sensitive
-    if request.views and sensitive:
-        view = fit(request.layers[name], cut.spec.select(len(sensitive)), sample, sensitive, request.filter)
+    options, view, sensitive = request.options, None, measured.sensitive
+    if options.views and sensitive:
+        view = fit(options.layers[name], cut.spec.select(len(sensitive)), sample, sensitive, options.filter)
     return LayerPlan(
         name=name,
         cut=cut.name,

@@ -59,11 +59,14 @@ class ShardSink:
         while len(self._keys) >= self._plan.chunk:
             self._write(self._plan.chunk)
 
-    def close(self) -> dict[str, ShardEntry]:
-        """Write the last chunk and publish the shards."""
+    def close(self, made_from: tuple[int | None, str] | None = None) -> dict[str, ShardEntry]:
+        """Write the last chunk and publish the shards. made_from: bytes and digest of the input, where known."""
         if self._keys:
             self._write(len(self._keys))
         with self._clock.span("write"):
+            if made_from is not None:
+                for layer in self._layers:
+                    layer.writer.input(*made_from)
             entries = {layer.plan.name: layer.close() for layer in self._layers}
             self._stack.close()
         return entries
@@ -116,7 +119,7 @@ class _LayerSink:
     def encode(self, features: Mapping[str, torch.Tensor], keys: list[str], pool: Executor | None) -> None:
         """Encode a batch. Raises CodecError that names the stream and the key."""
         for stream in self._streams:
-            x = features[stream.name].cpu()
+            x = features[stream.name].cpu().contiguous()
             try:
                 rows = encode_rows(stream.codec, x, pool)
             except CodecError:

@@ -17,7 +17,7 @@ from fmshards.extraction.decode import Decoder
 from fmshards.extraction.forward import PRECISIONS, run_prefix
 from fmshards.extraction.soundness import set_problems
 from fmshards.extraction.sources import Source, open_source
-from fmshards.model import load_on, multi_prefix, parse_preprocess, prefix_digest
+from fmshards.model import blank_image, identity_differences, load_on, multi_prefix, parse_preprocess
 from fmshards.shards import (
     LayerPlan,
     Manifest,
@@ -109,6 +109,8 @@ def source_of(plan: Plan, source: Any = None) -> Source:
         shard_size=_optional(options, "shard_size", int) if folder else None,
         image_field=_optional(options, "image_field", str),
         seed=_optional(plan.identity, "seed", int) or 0,
+        classes=plan.classes if options.get("source") == "folder" else None,
+        orientation=_optional(options, "orientation", str) or "ignore",
     )
     ours, theirs = ([(i.bytes, i.samples, i.digest) for i in inputs] for inputs in (found.inputs, plan.inputs))
     if ours != theirs:
@@ -120,29 +122,17 @@ def source_of(plan: Plan, source: Any = None) -> Source:
 
 
 def _identity(plan: Plan, model: nn.Module) -> list[str]:
-    stored = plan.identity.get("layers")
-    lines = []
-    for layer in plan.layers:
-        known = stored.get(layer.name) if isinstance(stored, dict) else None
-        expected = known.get("prefix") if isinstance(known, dict) else None
-        if not isinstance(expected, str):
-            lines.append(f"layer {layer.name}: the plan does not say which weights wrote it; extract the set again")
-            continue
-        found = prefix_digest(model, layer.cut)
-        if found != expected:
-            lines.append(
-                f"layer {layer.name}: another model's set: the weights and buffers of the prefix have digest "
-                f"{found[:16]}..., the plan says {expected[:16]}...; load the weights that wrote it"
-            )
-    return lines
+    layers = [(layer.name, layer.cut) for layer in plan.layers]
+    return identity_differences(
+        plan.identity, layers, model, plan.provenance.get("probe"), plan.provenance.get("parts")
+    )
 
 
 def _recompute(
     url: str, manifest: Manifest, model: nn.Module, decoder: Decoder, device: torch.device
 ) -> tuple[int, list[str]]:
     plan = manifest.plan
-    example = torch.zeros(1, 3, *plan.base_size, device=device)
-    prefix = multi_prefix(model, [layer.cut for layer in plan.layers], example)
+    prefix = multi_prefix(model, [layer.cut for layer in plan.layers], blank_image(model, plan.base_size))
     problems = []
     places = list(_places(manifest))
     for shard, row in places:

@@ -13,8 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fmshards.augment import MirrorMap, move, replace
-from fmshards.augment.features.on_cuda import move_and_replace, moves_on
+from fmshards.augment import LayerMove, MirrorMap, move, replace
 from fmshards.codec import FeatureSpec
 from fmshards.codec.operators import Decode
 from fmshards.errors import InputError
@@ -32,7 +31,7 @@ class _Layer:
     plan: LayerPlan
     codec: Decode
     view_codec: Decode | None
-    fill: torch.Tensor | None
+    move: LayerMove
     mirror: MirrorMap | None
     """The map where the mirror is mapped; None where it is stored or there is none."""
 
@@ -59,9 +58,8 @@ class FeatureDecoder(nn.Module):
         if not isinstance(source, (str, os.PathLike, Catalog)):
             raise InputError(f"source: expected a set's path or URL, found a {type(source).__name__}")
         catalog = source if isinstance(source, Catalog) else open_catalog(source, layers)
-        self._base_size = catalog.manifest.plan.base_size
         self._layers = tuple(_layers(catalog))
-        self._placed: dict[tuple[str, torch.device], tuple[torch.Tensor | None, MirrorMap | None]] = {}
+        self._placed: dict[tuple[str, torch.device], tuple[LayerMove, MirrorMap | None]] = {}
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A new dict with features in place of rows. Raises InputError where a layer's rows are missing."""
@@ -143,24 +141,16 @@ class FeatureDecoder(nn.Module):
     ) -> torch.Tensor:
         """The decoded references mapped and moved, the view's channels put in."""
         theta, mirrored = batch["theta"].to(x.device), batch["mirrored"].to(x.device)
-        fill, mirror = self._on(layer, x.device)
+        how, mirror = self._on(layer, x.device)
         if mirror is not None:
             x = _mapped(mirror, x, mirrored)
-        spec, grid, sensitive = layer.codec.spec, layer.plan.grid, layer.plan.sensitive
-        if not moves_on(x.device):
-            return move(x, theta, mirrored, spec, grid, fill, self._base_size, view, sensitive)
-        dtype = torch.float32 if self.dtype == torch.float64 else self.dtype
-        memory_format = self._format(spec)
-        return move_and_replace(
-            x, theta, mirrored, spec, grid, fill, self._base_size, view, sensitive, dtype, memory_format
-        )
+        return move(x, theta, mirrored, how, view, self.dtype, self._format(how.spec))
 
-    def _on(self, layer: _Layer, device: torch.device) -> tuple[torch.Tensor | None, MirrorMap | None]:
+    def _on(self, layer: _Layer, device: torch.device) -> tuple[LayerMove, MirrorMap | None]:
         # Kept beside the module, not as its buffers: they are the set's, not the model's.
         key = (layer.plan.name, device)
         if key not in self._placed:
-            fill = None if layer.fill is None else layer.fill.to(device)
-            self._placed[key] = fill, None if layer.mirror is None else layer.mirror.to(device)
+            self._placed[key] = layer.move.on(device), None if layer.mirror is None else layer.mirror.to(device)
         return self._placed[key]
 
     def extra_repr(self) -> str:
@@ -203,7 +193,8 @@ def _mapped(mirror: MirrorMap, x: torch.Tensor, mirrored: torch.Tensor) -> torch
 
 
 def _layers(catalog: Catalog) -> list[_Layer]:
-    calibrated = read_calibrated(catalog.url, catalog.manifest.plan, catalog.layers)
+    plan = catalog.manifest.plan
+    calibrated = read_calibrated(catalog.url, plan, catalog.layers)
     out = []
     for layer in catalog.layers:
         view, own = layer.own_view_codec, calibrated[layer.name]
@@ -212,7 +203,7 @@ def _layers(catalog: Catalog) -> list[_Layer]:
                 layer,
                 Decode(layer.base_codec),
                 None if view is None else Decode(view),
-                own.fill,
+                LayerMove(layer.spec, plan.base_size, layer.grid, own.fill, layer.sensitive),
                 own.mirror,
             )
         )

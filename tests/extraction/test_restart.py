@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from fmshards.errors import FormatError, InputError, MismatchError, StoreError
-from fmshards.extraction import extract
-from fmshards.extraction import pipeline as run_module
+from fmshards.extraction import entry, extract, request, work
 from fmshards.extraction.sources import WebDatasetSource
 from fmshards.shards import read_manifest
 
@@ -37,10 +36,11 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("nothing may be read or run")
 
-    monkeypatch.setattr(run_module, "draft_plan", never)
-    monkeypatch.setattr(run_module, "multi_prefix", never)
-    monkeypatch.setattr(run_module, "entry_of", never)
+    monkeypatch.setattr(entry, "draft_plan", never)
+    monkeypatch.setattr(request, "multi_prefix", never)
+    monkeypatch.setattr(work, "entry_of", never)
     monkeypatch.setattr(WebDatasetSource, "items", never)
+    monkeypatch.setattr(WebDatasetSource, "content", never)
 
 
 def test_a_whole_set_is_returned_at_once(tars: list[str], made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def test_a_shard_that_cannot_be_looked_for_is_not_missing(
         ({"recipe": "flip+crop(pad=2)"}, ["recipe"]),
         ({"mirror": "none"}, ["mirror: none here, stored in plan.json"]),
         ({"preprocess": "resize(32)+normalize(imagenet)"}, ["preprocess"]),
-        ({"weights": None}, ["prefix"]),
+        ({"weights": None}, ["written by other weights"]),
         ({"precision": "bf16"}, ["dtype: bf16 here, float32 in plan.json"]),
         ({"calibration": 32}, ["calibration: 32 here, 16 in plan.json"]),
         ({"views": 1, "sensitive": 0.5}, ["views: 1 here, 0 in plan.json", "sensitive: 0.5 here"]),

@@ -1,0 +1,62 @@
+"""Whether input is what it was: cheap stamps, and digests of content.
+
+A stamp is compared first, and costs no reading. Where stamps differ (a copy, a touched file) or there is none, content
+decides. What keeps size and time of change is not seen: that is what a stamp is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from typing import BinaryIO
+
+from fmshards import store
+from fmshards.errors import InputError, StoreError
+
+_BLOCK = 1 << 20
+
+
+def look(url: str) -> tuple[int, str | None]:
+    """Size in bytes and stamp of the file at `url`. Raises StoreError where there is none, InputError for a folder."""
+    found = store.info(url)
+    if found is None:
+        raise StoreError(f"cannot read {url}: it does not exist")
+    if store.is_local(url) and os.path.isdir(store.local_path(url)):
+        raise InputError(f"{url} is a folder; expected a tar, or a folder alone")
+    if found.size is None:
+        raise StoreError(f"cannot read {url}: the server does not say how long it is")
+    return found.size, found.mark
+
+
+def file_content(url: str) -> str:
+    """ "sha256:<hex>" of the bytes at `url`. Raises StoreError."""
+    digest = hashlib.sha256()
+    with store.open_stream(url) as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def files_content(paths: Iterable[str], digests: Iterable[bytes]) -> str:
+    """ "sha256:<hex>" over many files: SHA-256 over path, NUL and the SHA-256 of the bytes (32 bytes), file by file."""
+    digest = hashlib.sha256()
+    for path, one in zip(paths, digests, strict=True):
+        digest.update(path.encode() + b"\0" + one)
+    return f"sha256:{digest.hexdigest()}"
+
+
+class DigestReader:
+    """`stream`, read from start to end; `content` is what `file_content` gives, after that."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._digest = stream, hashlib.sha256()
+
+    @property
+    def content(self) -> str:
+        return f"sha256:{self._digest.hexdigest()}"
+
+    def read(self, length: int) -> bytes:
+        data = self._stream.read(length)
+        self._digest.update(data)
+        return data
