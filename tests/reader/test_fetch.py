@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fmshards.codec import FeatureSpec
 from fmshards.errors import CorruptError, InputError, StoreError
 from fmshards.reader import PLAIN, Combination, Fetcher, fetch, open_catalog, read_ahead
 from tests.sets import BuiltSet, build_set
@@ -92,3 +94,16 @@ def test_an_error_ends_reading_ahead(tmp_path: Path) -> None:
     assert next(fetched).first == 0
     with pytest.raises(CorruptError, match=r"000001.tar"):
         next(fetched)
+
+
+def test_indices_that_are_kept_are_small(tmp_path: Path) -> None:
+    """A reader keeps the index of every shard that it has seen: of a large set, of millions of chunks."""
+    spec = FeatureSpec("vector", (32,))
+    built = build_set(tmp_path / "set", samples=(600,), chunk=1, kind=spec, recipe="flip", layers={"a": "4"})
+    fetcher = Fetcher(open_catalog(built.url))
+    tracemalloc.start()
+    found = [fetcher.fetch(chunk).keys[0] for chunk in (0, 599, 300)]
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert found == [built.keys[i] for i in (0, 599, 300)]
+    assert kept < 600 * 150
