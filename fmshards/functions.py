@@ -65,6 +65,12 @@ def callable_name(function: Any) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
+def name_of(text: str) -> str:
+    """The name in a text of `function_text`."""
+    found = _DIGEST.fullmatch(text)
+    return found["name"] if found else text
+
+
 def differ(ours: str, stored: str) -> bool:
     """Whether two texts of `function_text` are those of two functions.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -127,7 +128,9 @@ def decoded_batches(
 def _started(loader: DataLoader[Any], decode: Decode) -> Iterator[Any]:
     """The loader's iterator; its workers begin. Raises InputError that names what cannot be sent to them."""
     try:
-        return iter(loader)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Got pickle error")  # torch's own words for what is said below
+            return iter(loader)
     except (pickle.PicklingError, TypeError, AttributeError) as error:  # what Python's pickle raises
         if not loader.num_workers:
             raise

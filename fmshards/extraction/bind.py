@@ -31,6 +31,7 @@ from fmshards.shards import (
     plan_differences,
     read_manifest,
     read_plan,
+    still_ours,
     write_calibration,
     write_plan,
 )
@@ -69,9 +70,9 @@ def check_plan(
     doubtful is the caller's to look at.
     """
     found = Findings()
-    here, unclear = _known_functions(ours, stored)
+    here, changed, unclear = _known_functions(ours, stored)
     here["identity"]["layers"] = _known_layers(here["identity"]["layers"], stored)
-    found.differences = plan_differences(here, stored)
+    found.differences = [*changed, *plan_differences(here, stored)]
     layers = [(layer.name, layer.cut) for layer in stored.layers if layer.name in here["identity"]["layers"]]
     known = stored.provenance
     found.differences += identity_differences(stored.identity, layers, model, known.get("probe"), known.get("parts"))
@@ -115,14 +116,30 @@ def publish_plan(out: str, draft: Plan, arrays: Mapping[str, np.ndarray[Any, Any
     return stored, False
 
 
+def check_ours(out: str, plan: Plan) -> None:
+    """Raise MismatchError where the set at `out` is no longer that of `plan`."""
+    if still_ours(out, plan):
+        return
+    try:
+        lines = plan_differences(plan, read_plan(out)) or ["it was begun anew"]
+    except FormatError:
+        lines = ["it has no plan any more"]
+    raise MismatchError(
+        f"{out}: another process replaced the set while this extraction ran:\n"
+        + "".join(f"  {line}\n" for line in lines)
+        + "this one is stopped and leaves what is there to the other; extract to another place to have both"
+    )
+
+
 def stamps_of(source: Source) -> list[str | None]:
     """The marks of all input shards, as a plan's provenance keeps them."""
     return [source.stamp(i) for i in range(len(source.inputs))]
 
 
-def _known_functions(ours: Mapping[str, Any], stored: Plan) -> tuple[dict[str, Any], bool]:
-    """`ours` with the stored text of a function that no digest tells from ours; and whether there is one."""
-    identity, unclear = dict(ours["identity"]), False
+def _known_functions(ours: Mapping[str, Any], stored: Plan) -> tuple[dict[str, Any], list[str], bool]:
+    """`ours` with the stored text of a function of the same name; a line for each that is another one for all that;
+    and whether there is one that no digest tells from ours."""
+    identity, changed, unclear = dict(ours["identity"]), [], False
     for name in ("preprocess", "recipe"):
         here, there = identity.get(name), stored.identity.get(name)
         if not isinstance(here, str) or not isinstance(there, str) or here == there:
@@ -130,7 +147,13 @@ def _known_functions(ours: Mapping[str, Any], stored: Plan) -> tuple[dict[str, A
         bare = [text.removeprefix("custom(").removesuffix(")") if name == "recipe" else text for text in (here, there)]
         if not functions.differ(*bare):
             identity[name], unclear = there, True
-    return {**ours, "identity": identity}, unclear
+        elif functions.name_of(bare[0]) == functions.name_of(bare[1]):
+            identity[name] = there
+            changed.append(
+                f"{name}: {functions.name_of(here)}: the same name, but its code, or a value that it refers to, is not "
+                "that of the set"
+            )
+    return {**ours, "identity": identity}, changed, unclear
 
 
 def _known_layers(ours: Mapping[str, Any], stored: Plan) -> dict[str, Any]:

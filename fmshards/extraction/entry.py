@@ -15,7 +15,7 @@ from fmshards.augment import Mirror
 from fmshards.calibration import Sensitive
 from fmshards.clock import Clock
 from fmshards.errors import FormatError, InputError, MismatchError, StoreError
-from fmshards.extraction.bind import Findings, check_plan, find_plan, publish_plan, refuse, stamps_of
+from fmshards.extraction.bind import Findings, check_ours, check_plan, find_plan, publish_plan, refuse, stamps_of
 from fmshards.extraction.draft import draft_plan
 from fmshards.extraction.options import Options, Rate
 from fmshards.extraction.pipeline import Pass
@@ -28,11 +28,8 @@ from fmshards.shards import (
     Plan,
     is_whole,
     make_manifest,
-    plan_differences,
-    read_plan,
     remove_manifest,
     remove_set,
-    still_ours,
     write_manifest,
 )
 
@@ -169,10 +166,10 @@ def run(
     try:
         Pass(request, work, shown, clock).run()
         manifest = make_manifest(out, plan, work.shards_made())
-        _check_ours(out, plan)
+        check_ours(out, plan)
         write_manifest(out, manifest)
     except (FormatError, MismatchError, StoreError):
-        _check_ours(out, plan)  # what another process replaces looks damaged, and is not
+        check_ours(out, plan)  # what another process replaces looks damaged, and is not
         raise
     shown.finish()
     return manifest
@@ -202,18 +199,3 @@ def _compare(request: Request, plan: Plan, shown: Progress) -> None:
     if any(found.doubtful.values()):
         decoder, forward = request.decoder(plan), request.forward(plan)
         refuse(request.out, sample_differences(request.out, plan, found.doubtful, decoder, forward))
-
-
-def _check_ours(out: str, plan: Plan) -> None:
-    """Raise MismatchError where the set at `out` is no longer that of `plan`."""
-    if still_ours(out, plan):
-        return
-    try:
-        lines = plan_differences(plan, read_plan(out)) or ["it was begun anew"]
-    except FormatError:
-        lines = ["it has no plan any more"]
-    raise MismatchError(
-        f"{out}: another process replaced the set while this extraction ran:\n"
-        + "".join(f"  {line}\n" for line in lines)
-        + "this one is stopped and leaves what is there to the other; extract to another place to have both"
-    )

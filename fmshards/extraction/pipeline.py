@@ -10,6 +10,7 @@ from functools import partial
 from fmshards import store
 from fmshards.clock import Clock
 from fmshards.extraction.batches import Batch, decoded_batches, is_worker_death, worker_died
+from fmshards.extraction.bind import check_ours
 from fmshards.extraction.encode import Background, Features, ShardSink
 from fmshards.extraction.labels import LabelRuns
 from fmshards.extraction.progress import Progress
@@ -103,6 +104,7 @@ class Pass:
         if batch.last:
             digest = source.digest_read(i)
             self.work.check_content(i, digest)
+            check_ours(self.request.out, self.plan)
             self.work.done(i, sink.close(None if digest is None else (source.inputs[i].bytes, digest)))
             self.sink = None
             self.labels.warn(self.request.source_text)

@@ -144,7 +144,7 @@ def images_of(tar: str) -> list[Image.Image]:
 def direct(
     tars: list[str], layer: str, change: Callable[[torch.Tensor], torch.Tensor] = lambda x: x, batch: int = 16
 ) -> torch.Tensor:
-    """The layer's features by the model itself, in the batches that extraction makes."""
+    """The layer's features by the model itself, in the batches and the layout that extraction gives it."""
     model = network().eval()
     preprocess = parse_preprocess("normalize(imagenet)", model=model, name=None)
     found: list[torch.Tensor] = []
@@ -153,7 +153,7 @@ def direct(
         for tar in tars:
             x = torch.stack([preprocess.base(image) for image in images_of(tar)])
             for part in x.split(batch):
-                model(change(part))
+                model(change(part).to(memory_format=torch.channels_last))
     hook.remove()
     return torch.cat(found)
 

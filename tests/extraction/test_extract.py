@@ -100,7 +100,7 @@ def test_mirror_and_views_stored(tars: list[str], tmp_path: Path) -> None:
             hook = model.layer2.register_forward_hook(lambda module, args, out, whole=whole: whole.append(out))
             with torch.no_grad():
                 for part in moved.split(16):
-                    model(part)
+                    model(part.to(memory_format=torch.channels_last))
             hook.remove()
             wanted = torch.cat(whole)[:, list(layer.sensitive)]
             assert torch.equal(found.streams[f"view{v + 1}"][start : start + len(images)], wanted)
@@ -231,7 +231,7 @@ def test_progress_tells_rate_and_time(tars: list[str], tmp_path: Path) -> None:
     extract(tars, tmp_path / "out", **options(), progress=stream)
     text = stream.getvalue()
     assert "104 samples in" in text
-    for stage in ("read", "decode", "forward", "encode", "write", "wait"):
+    for stage in ("calibrate", "read", "decode", "forward", "encode", "write", "wait"):
         assert stage in text
 
 
@@ -244,7 +244,12 @@ def test_progress_on_a_terminal_rewrites_its_line() -> None:
             return True
 
     stream = Terminal()
-    progress = Progress(stream, 100, Clock())
+    progress = Progress(stream, Clock())
+    progress._shown = -1e9
+    progress.stage("calibration", 16, 64)
+    assert stream.getvalue().strip() == "calibration: 16 of 64"
+    stream.truncate(stream.seek(0))
+    progress.begin(100)
     progress._shown = -1e9
     progress.update(25, 1000, 50)
     assert stream.getvalue().startswith("\r25 samples (50%)")
@@ -391,3 +396,62 @@ def test_plan_is_written_before_shards(tars: list[str], tmp_path: Path) -> None:
     assert [shard.url for shard in plan.inputs] == tars
     assert plan.chunk == 10
     assert plan == read_manifest(str(tmp_path / "out")).plan
+
+
+# fields
+
+
+def test_which_fields_travel(tmp_path: Path) -> None:
+    image = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(image, "PNG")
+    members = []
+    for i in range(4):
+        fields = {"png": image.getvalue(), "cls": b"%d" % i, "txt": b"a", "json": b"{}"}
+        members += [(f"{i}.{name}", data) for name, data in fields.items()]
+    tar = str(write_tar(tmp_path / "a.tar", members))
+    for n, (asked, kept) in enumerate(
+        (
+            ({"fields": ["cls", "json"]}, {"cls", "json"}),
+            ({"drop_fields": "txt"}, {"cls", "json"}),
+            ({"fields": []}, set()),
+        )
+    ):
+        plan = extract(tar, tmp_path / f"{n}", **options(**asked)).plan
+        assert set(stored(tmp_path / f"{n}", "layer2").fields) == kept
+        assert plan.options.get("fields") == (list(asked["fields"]) if "fields" in asked else None)
+    for asked in ({"fields": "cls,jsn"}, {"drop_fields": ["jsn"]}):
+        with pytest.raises(InputError, match=r"a\.tar: key '0': it has no field 'jsn'; it has cls, json, txt"):
+            extract(tar, tmp_path / "bad", **options(**asked))
+    with pytest.raises(fmshards.errors.MismatchError, match="fields"):
+        extract(tar, tmp_path / "0", **options())
+
+
+# layout and batch
+
+
+def test_batch_and_layout_of_a_cpu(tars: list[str], tmp_path: Path) -> None:
+    plan = extract(tars[:1], tmp_path / "out", **options(batch=None)).plan
+    assert plan.options["batch"] == 8
+    assert plan.provenance["memory_format"] == "channels_last"
+    again = extract(tars[:1], tmp_path / "out", **options(batch=8)).plan
+    assert again == plan
+
+
+def test_a_set_is_gone_on_with_in_its_layout(tars: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fmshards.extraction import request
+
+    more = options(layers={"layer3": "fp32"}, batch=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(request, "best_layout", lambda model: "contiguous")
+        patch.setattr(request, "CPU_BATCH", 16)
+        extract(tars, tmp_path / "out", **more)
+    before = tree(tmp_path / "out")
+    (tmp_path / "out" / "layer3" / "000001.tar").unlink()
+    with pytest.warns(UserWarning, match="missing"):
+        extract(tars, tmp_path / "out", **more)
+    assert tree(tmp_path / "out") == before
+
+
+def test_a_flip_without_a_mirror_is_told(tars: list[str], tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="not the feature of the flipped image"):
+        extract(tars[:1], tmp_path / "out", **options(recipe="flip", mirror="none"))

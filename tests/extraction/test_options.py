@@ -87,7 +87,7 @@ WRONG: dict[str, list[Any]] = {
     "mirror": [3, "sideways", ["stored"]],
     "views": [-1, 1.5, "2", None, True],
     "sensitive": ["half", {}, -1, [0.5]],
-    "calibration": [0, "many", None, 1.0],
+    "calibration": [0, "many", 1.0, True],
     "batch": [0, "8", 8.0, False, [8]],
     "device": [3, "", ["cpu"]],
     "precision": [3, "fp8", None, torch.float16],
