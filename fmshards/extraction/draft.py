@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fmshards.calibration import LayerCalibration, calibrate
-from fmshards.calibration.calibrate import Progress
+from fmshards.calibration import LayerCalibration, Stage, calibrate
 from fmshards.codec import Codec, FeatureSpec, channel_bits, codec_for, fit_steps
 from fmshards.errors import InputError, ModelError
 from fmshards.extraction.calibration_images import calibration_images, head
@@ -29,10 +28,10 @@ _LOOK_FOR_ORDER = 64  # the same, where a channel order may be stored
 _EXACT_DB = -300.0  # stands for a mapped mirror without any error: JSON has no infinity
 
 
-def draft_plan(request: Request, progress: Progress | None = None) -> tuple[Plan, Arrays]:
+def draft_plan(request: Request, stage: Stage | None = None) -> tuple[Plan, Arrays]:
     """The plan of a new set, without its calibration entry, and the calibration's arrays ("layer2/fill").
 
-    Reads the calibration sample, and runs the prefix on it; progress is told how far this is. Raises what reading, the
+    Reads the calibration sample, and runs the prefix on it; stage is told how far this is. Raises what reading, the
     model and calibration raise.
     """
     base = _first_base(request)
@@ -56,7 +55,7 @@ def draft_plan(request: Request, progress: Progress | None = None) -> tuple[Plan
         seed=request.seed,
         device=request.device,
         ordered=request.ordered,
-        progress=progress,
+        stage=stage,
     )
     codecs = {name: _codec(request, name, cut.spec, measured[name], None) for name, cut in found.items()}
     layers = tuple(_layer(request, name, found[name], codecs[name], measured[name], dtypes[name]) for name in found)
