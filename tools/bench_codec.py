@@ -33,7 +33,8 @@ from torchvision.models import resnet18, resnet50
 from torchvision.transforms import v2
 
 import fmshards
-from fmshards.codec import Codec, FeatureSpec, StepSample, codec_for, fit_steps
+from fmshards.codec import Codec, FeatureSpec, codec_for
+from fmshards.codec.integer.steps import StepSample, fit_steps
 from fmshards.model import analyse, load_model, multi_prefix, parse_preprocess
 
 RESNET20 = (f"{ROOT}/examples/resnet20.py:resnet20", f"{DATA}/resnet20.safetensors")

@@ -25,7 +25,9 @@ import zstandard
 from check_views import LAYERS, load
 from measure import DATA, ROOT, machine
 
-from fmshards.codec import Codec, FeatureSpec, StepSample, channel_bits, codec_for, fit_steps
+from fmshards.codec import Codec, FeatureSpec, codec_for
+from fmshards.codec.integer.codec import IntCodec
+from fmshards.codec.integer.steps import StepSample, fit_steps
 from fmshards.model import cuts, find_cut, load_model, multi_prefix, parse_preprocess, split
 
 RATES = ("2", "4", "8", "int2", "int3", "int4", "int8", *(f"int{b}-channel" for b in range(2, 9)), "fp16", "bf16")
@@ -126,10 +128,10 @@ def measure_rate(
     x: torch.Tensor,
     right: Callable[[torch.Tensor], float] | None,
 ) -> Row:
-    bits = channel_bits(rate)
+    bits, of_channels = IntCodec.setting(rate) or (0, False)
     # The table has one kind of step in both columns: that of a set with the filter.
     codec, filtered = (
-        codec_for(rate, spec, steps=fit_steps(values, bits, True) if bits else None, filter=name)
+        codec_for(rate, spec, steps=fit_steps(values, bits, True) if of_channels else None, filter=name)
         for name in (None, "zstd")
     )
     rows, decoded, stored = codec.encode(x), torch.empty_like(x), stored_bits(filtered, x)

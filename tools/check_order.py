@@ -80,9 +80,9 @@ def network(
     prefix = multi_prefix(model, list(layers), example)
     specs = {layer: find_cut(found, layer).spec for layer in layers}
     samples = {layer: ChannelSample(spec, len(train)) for layer, spec in specs.items()}
-    for chosen, features in forward(prefix, preprocess, train):
+    for _, features in forward(prefix, preprocess, train):
         for layer in layers:
-            samples[layer].add(features[layer], chosen)
+            samples[layer].add(features[layer])
     ways = {
         (layer, rate): [
             codec_for(rate, spec, order) for order in (None, samples[layer].order(partial(codec_for, rate)))
@@ -146,7 +146,7 @@ def cost(samples: int) -> str:
     x = torch.randn(BATCH, *COST.shape).relu_()
     start = time.perf_counter()
     for first in range(0, samples, BATCH):
-        sample.add(x[: min(BATCH, samples - first)], range(first, min(first + BATCH, samples)))
+        sample.add(x[: min(BATCH, samples - first)])
     summed = time.perf_counter()
     sample.order(partial(codec_for, 4))
     ended = time.perf_counter()

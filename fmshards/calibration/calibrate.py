@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,7 @@ from fmshards.calibration.grid import FeaturesOf, grid_passes, measure_grid
 from fmshards.calibration.mirror_fit import MirrorSample, unknowns_of
 from fmshards.calibration.sensitive import Sensitive
 from fmshards.calibration.similarity import Comparison
-from fmshards.codec import FeatureSpec, StepSample
-from fmshards.codec.zfp.channel_order import ChannelSample
+from fmshards.codec import FeatureSpec, Sample
 from fmshards.errors import InputError, ModelError
 from fmshards.model import Preprocess
 from fmshards.shards import Grid, Similarity
@@ -55,8 +54,6 @@ class LayerCalibration:
     fill: float32 [*shape], the feature of a blank image, on the CPU; None without places or a recipe.
     mirror_map, mirror_error: only where the mirror is mapped; the error in dB, on the part left out of the fit.
     nonnegative: no value below zero was seen: the cut follows a ReLU.
-    channels: what a channel order is chosen by; None where it was not asked for.
-    values: of the base features, what steps of channels are fitted on; None where none are asked for.
     """
 
     similarity: Similarity | None
@@ -66,8 +63,6 @@ class LayerCalibration:
     mirror_map: MirrorMap | None
     mirror_error: float | None
     nonnegative: bool
-    values: StepSample | None
-    channels: ChannelSample | None
 
 
 @torch.no_grad()
@@ -81,18 +76,16 @@ def calibrate(
     sensitive: Sensitive | None,
     specs: Specs,
     *,
-    steps: Collection[str] = (),
+    samples: Mapping[str, Sample] | None = None,
     batch: int = 64,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    ordered: Collection[str] = (),
     stage: Stage | None = None,
 ) -> dict[str, LayerCalibration]:
     """Measure each layer of `specs` on `images`, the calibration sample.
 
     prefix: images float32 [B, 3, H, W] on `device` -> {layer: features [B, *shape]}, all layers in one pass.
-    sensitive: needed where views > 0. steps: the layers whose codecs need a step of each channel. ordered: those
-        of which a channel order may be wanted.
+    sensitive: needed where views > 0. samples: by layer, what codecs want to know; the base's features are added.
 
     Each image is moved once by a theta drawn as a view's is, from base and mirror in turn; the reference is what
     training will have (the flipped image's feature where the mirror is stored, the mapped one where it is mapped), so
@@ -125,8 +118,6 @@ def calibrate(
         maps = _fit_mirrors(run, mirror, specs)
     comparisons = {name: Comparison.empty(spec) for name, spec in specs.items()}
     lowest, finite = dict.fromkeys(specs, float("inf")), dict.fromkeys(specs, True)
-    channels = {name: ChannelSample(specs[name], len(images)) for name in ordered}
-    values = {name: StepSample(specs[name]) for name in steps}
     for chosen in run.batches():
         theta, mirrored = _looks(recipe, mirror, seed, chosen, run.size) if looks else (None, None)
         x, shown = run.base_and_moved(chosen, theta)
@@ -134,10 +125,8 @@ def calibrate(
         for name in specs:
             lowest[name] = min(lowest[name], float(base[name].min()))
             finite[name] = finite[name] and bool(torch.isfinite(base[name]).all())
-            if name in channels:
-                channels[name].add(base[name], chosen)
-            if name in values:
-                values[name].add(base[name])
+        for name, sample in (samples or {}).items():
+            sample.add(base[name])
         if theta is None or mirrored is None or shown is None:
             continue
         reference = _references(run, base, x, mirrored, maps, specs)
@@ -157,8 +146,6 @@ def calibrate(
             mirror_map=maps[name][0] if name in maps else None,
             mirror_error=maps[name][1] if name in maps else None,
             nonnegative=lowest[name] >= 0,
-            channels=channels.get(name),
-            values=values.get(name),
         )
         for name in specs
     }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from fmshards.calibration import LayerCalibration, Stage, calibrate
-from fmshards.codec import Codec, FeatureSpec, channel_bits, codec_for, fit_steps
+from fmshards.codec import Codec, Sample, fit, sample_for, samples_wanted
 from fmshards.errors import InputError, ModelError
 from fmshards.extraction.calibration_images import calibration_images, head
 from fmshards.extraction.decode import Decoder
@@ -24,7 +23,6 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 CHUNK_BYTES = 4 << 20
 _LOOK = 16  # samples looked at where there is no recipe to calibrate for
-_LOOK_FOR_ORDER = 64  # the same, where a channel order may be stored
 _EXACT_DB = -300.0  # stands for a mapped mirror without any error: JSON has no infinity
 
 
@@ -41,6 +39,8 @@ def draft_plan(request: Request, stage: Stage | None = None) -> tuple[Plan, Arra
     found = _cuts(request, example)
     prefix = _named_prefix(request, found, example)
     dtypes = _check_features(prefix, example, found)
+    wanted = {n: sample_for(request.layers[n], cut.spec, request.order, len(images)) for n, cut in found.items()}
+    samples = {name: sample for name, sample in wanted.items() if sample is not None}
     measured = calibrate(
         prefix,
         images,
@@ -50,15 +50,17 @@ def draft_plan(request: Request, stage: Stage | None = None) -> tuple[Plan, Arra
         request.views,
         request.sensitive,
         {name: cut.spec for name, cut in found.items()},
-        steps=request.stepped,
+        samples=samples,
         batch=request.batch,
         seed=request.seed,
         device=request.device,
-        ordered=request.ordered,
         stage=stage,
     )
-    codecs = {name: _codec(request, name, cut.spec, measured[name], None) for name, cut in found.items()}
-    layers = tuple(_layer(request, name, found[name], codecs[name], measured[name], dtypes[name]) for name in found)
+    codecs = {n: fit(request.layers[n], cut.spec, samples.get(n), None, request.filter) for n, cut in found.items()}
+    layers = tuple(
+        _layer(request, name, found[name], codecs[name], samples.get(name), measured[name], dtypes[name])
+        for name in found
+    )
     mirrored = request.recipe.flips and request.mirror.way != "none"
     stored = ("mirror",) if mirrored and request.mirror.way == "stored" else ()
     plan = Plan(
@@ -91,11 +93,12 @@ def chunk_length(largest_row: int) -> int:
 
 
 def _wanted(request: Request) -> int:
-    """Samples to calibrate on: without a recipe, or steps to fit, a few do."""
+    """Samples to calibrate on: without a recipe, or a codec that asks for more, a few do."""
     assert request.calibration is not None  # settled before a plan is drafted
-    if request.recipe or request.stepped:
+    asked = [samples_wanted(rate, request.order) for rate in request.layers.values()]
+    if request.recipe or None in asked:
         return request.calibration
-    return min(request.calibration, _LOOK_FOR_ORDER if request.ordered else _LOOK)
+    return min(request.calibration, max(_LOOK, *(count or 0 for count in asked)))
 
 
 def _first_base(request: Request) -> torch.Tensor:
@@ -140,28 +143,18 @@ def _check_features(prefix: Prefix, example: torch.Tensor, found: Mapping[str, C
     return dtypes
 
 
-def _codec(
+def _layer(
     request: Request,
     name: str,
-    spec: FeatureSpec,
+    cut: Cut,
+    codec: Codec,
+    sample: Sample | None,
     measured: LayerCalibration,
-    channels: Sequence[int] | None,
-) -> Codec:
-    """The codec of a layer's rate for its feature, or for these channels of it; its order and steps as calibrated."""
-    rate = request.layers[name]
-    order, steps, bits = None, None, channel_bits(rate)
-    if measured.channels is not None:
-        order = measured.channels.order(partial(codec_for, rate), channels)
-    if bits and measured.values is not None:
-        values = measured.values if channels is None else measured.values.select(tuple(channels))
-        steps = fit_steps(values, bits, request.filter is not None)
-    return codec_for(rate, spec, order, steps, request.filter)
-
-
-def _layer(request: Request, name: str, cut: Cut, codec: Codec, measured: LayerCalibration, dtype: str) -> LayerPlan:
-    view = None
-    if request.views and measured.sensitive:
-        view = _codec(request, name, cut.spec.select(len(measured.sensitive)), measured, measured.sensitive)
+    dtype: str,
+) -> LayerPlan:
+    view, sensitive = None, measured.sensitive
+    if request.views and sensitive:
+        view = fit(request.layers[name], cut.spec.select(len(sensitive)), sample, sensitive, request.filter)
     return LayerPlan(
         name=name,
         cut=cut.name,

@@ -14,7 +14,7 @@ from torch import nn
 
 from fmshards.augment import Mirror, Recipe, parse_mirror, parse_recipe
 from fmshards.calibration import Sensitive, parse_sensitive
-from fmshards.codec import FILTERS, channel_bits, codec_name
+from fmshards.codec import FILTERS, codec_name
 from fmshards.errors import InputError
 from fmshards.extraction.forward import PRECISIONS
 from fmshards.extraction.sources import Source, open_source
@@ -59,16 +59,6 @@ class Request:
         if size not in self._analysed:
             self._analysed[size] = analyse(self.model, example)
         return self._analysed[size]
-
-    @cached_property
-    def stepped(self) -> frozenset[str]:
-        """The layers whose codec needs a step of each channel."""
-        return frozenset(name for name, rate in self.layers.items() if channel_bits(rate))
-
-    @cached_property
-    def ordered(self) -> frozenset[str]:
-        """The layers whose channels may get an order: those of zfp."""
-        return frozenset(n for n, rate in self.layers.items() if codec_name(rate) == "zfp" and self.order == "auto")
 
     @cached_property
     def digests(self) -> dict[str, str]:

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from fmshards.codec import FeatureSpec, codec_for, on_cuda
+from fmshards.codec import FeatureSpec, codec_for
+from fmshards.codec.integer import on_cuda as int_on_cuda
 from fmshards.codec.integer.gpu import kernel as int_kernel
+from fmshards.codec.zfp import on_cuda as zfp_on_cuda
 from fmshards.codec.zfp.gpu import kernel as zfp_kernel
 from fmshards.errors import CodecError
+from fmshards.kernels import cuda
 from tests.codec import reference
 from tests.codec.conftest import BITS, DATA, SPECS, values
-from tests.kernels import DEVICE
+from tests.triton_here import DEVICE
 
 BLOCK = FeatureSpec("map", (4, 4, 4))
 LANES = 64 if DEVICE.type == "cpu" else zfp_kernel.LANES  # the interpreter takes little longer for more lanes
@@ -211,7 +214,7 @@ def test_int_is_what_the_format_says(spec, bits, in_rows):
 @pytest.fixture
 def _here(monkeypatch):
     """The interpreter's tensors count as a device's."""
-    monkeypatch.setattr(on_cuda, "available", lambda device: device == DEVICE or device.type == DEVICE.type)
+    monkeypatch.setattr(cuda, "usable", lambda device, *_: device.type == DEVICE.type)
     monkeypatch.setattr(zfp_kernel, "LANES", LANES)
 
 
@@ -220,9 +223,7 @@ def test_a_codec_takes_rows_on_a_device(monkeypatch):
     codec = codec_for(2, FeatureSpec("map", (8, 6, 6)))
     rows = rows_of(codec, 3, 7)
     on = torch.from_numpy(rows).to(DEVICE)
-    with monkeypatch.context() as patch:
-        patch.setattr(on_cuda, "available", lambda device: False)
-        expected = codec.decode(rows)
+    expected = codec.decode(rows)
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         got = codec.decode(on, dtype=dtype)
         assert got.dtype == dtype
@@ -245,26 +246,23 @@ def test_a_codec_takes_rows_on_a_device(monkeypatch):
 @pytest.mark.usefixtures("_here")
 def test_int_takes_rows_on_a_device():
     spec, steps = FeatureSpec("map", (5, 4, 6)), ((0.5, 1.0, 2.0, 3.0, 0.1), (0.0, 1.0, -1.0, 0.25, 7.0))
+    codec = codec_for("int4-channel", spec, steps=steps)
     rows = np.random.default_rng(8).integers(0, 256, (4, 5 * 12), dtype=np.uint8)
     expected = torch.from_numpy(int_reference(rows, spec, 4, np.array(steps, np.float32)))
     on = torch.from_numpy(rows).to(DEVICE)
-    assert torch.equal(on_cuda.try_int(on, spec, 4, steps, 60, None, None).cpu(), expected)
+    assert torch.equal(codec.decode(on).cpu(), expected)
     turned = torch.full((4, 5, 6, 4), torch.nan, device=DEVICE).transpose(2, 3)  # places of no one step
-    assert on_cuda.try_int(on, spec, 4, steps, 60, turned, None) is turned
+    assert codec.decode(on, out=turned) is turned
     assert torch.equal(turned.cpu(), expected)
-    assert on_cuda.try_int(rows, spec, 4, steps, 60, None, None) is None
 
 
-@pytest.mark.usefixtures("_here")
-def test_a_trial_finds_kernels_that_are_unsound(monkeypatch):
-    real = on_cuda.decode_zfp
-    with monkeypatch.context() as patch:
-        patch.setattr(on_cuda, "available", lambda device: False)
-        on_cuda._sound.cache_clear()
-        assert on_cuda._sound(DEVICE)
-        for broken in (lambda *given: real(*given) or given[3].mul_(2), lambda *given: 1 / 0):
-            on_cuda._sound.cache_clear()
-            patch.setattr(on_cuda, "decode_zfp", broken)
-            with pytest.warns(UserWarning, match="decoded on the CPU.*please report it"):
-                assert not on_cuda._sound(DEVICE)
-    on_cuda._sound.cache_clear()
+@pytest.mark.parametrize(("room", "kernel"), [(zfp_on_cuda, zfp_kernel), (int_on_cuda, int_kernel)])
+def test_a_trial_finds_kernels_that_are_unsound(room, kernel, monkeypatch):
+    real = kernel.decode
+    assert cuda.tried(DEVICE, "rows are decoded on the CPU", room.trial)
+    for broken in (lambda *given: real(*given) or given[-1].mul_(2), lambda *given: 1 / 0):
+        cuda.tried.cache_clear()
+        monkeypatch.setattr(kernel, "decode", broken)
+        with pytest.warns(UserWarning, match="decoded on the CPU.*please report it"):
+            assert not cuda.tried(DEVICE, "rows are decoded on the CPU", room.trial)
+    cuda.tried.cache_clear()
