@@ -15,12 +15,13 @@ from fmshards.augment import (
     Mirror,
     MirrorMap,
     Recipe,
+    check_drawable,
     move,
     render,
     view_reference,
     view_theta,
 )
-from fmshards.calibration.grid import Prefix, grid_passes, measure_grid
+from fmshards.calibration.grid import FeaturesOf, grid_passes, measure_grid
 from fmshards.calibration.mirror_fit import MirrorSample, unknowns_of
 from fmshards.calibration.sensitive import Sensitive
 from fmshards.calibration.similarity import Comparison
@@ -29,8 +30,8 @@ from fmshards.errors import InputError, ModelError
 from fmshards.model import Preprocess
 from fmshards.shards import Grid, Similarity
 
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much it is in all: here in images through the prefix."""
+Stage = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much it is in all."""
 
 _FIT_BYTES = 512 << 20  # features that the mirror maps are fitted on, all layers together, as float32
 _LEAST_FIT = 16  # samples, whatever they take
@@ -66,7 +67,7 @@ class LayerCalibration:
 
 @torch.no_grad()
 def calibrate(
-    prefix: Prefix,
+    prefix: FeaturesOf,
     images: Sequence[Image.Image],
     preprocess: Preprocess,
     recipe: Recipe,
@@ -79,7 +80,7 @@ def calibrate(
     batch: int = 64,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    progress: Progress | None = None,
+    stage: Stage | None = None,
 ) -> dict[str, LayerCalibration]:
     """Measure each layer of `specs` on `images`, the calibration sample.
 
@@ -92,7 +93,7 @@ def calibrate(
     a flip does whose mirror is stored, nothing is run: all channels are alike.
 
     Features are not kept, but for the fifth of the samples by which mirror maps are judged. Deterministic: it depends
-    on its arguments alone. progress: told after each pass as ("calibration", done, total), in images.
+    on its arguments alone. stage: told after each pass as ("calibration", done, total), in images through the prefix.
 
     Raises InputError for an empty sample, for views without sensitive channels, for a recipe that moves a feature
     without places where no views are stored, and for a custom recipe without whole views; ModelError where the prefix
@@ -103,10 +104,9 @@ def calibrate(
     followed = bool(recipe) and recipe.custom_text is None
     height, width = (int(side) for side in preprocess.base(images[0]).shape[1:])
     size = (height, width)
-    if followed:
-        _looks(recipe, mirror, seed, [0], size)  # refuses what cannot be drawn
+    check_drawable(recipe, size, ("base", "mirror") if with_mirror else ("base",))
     looks = followed and (_moves(recipe, mirror) or (with_mirror and mirror.way == "mapped"))
-    counted = _Counted(prefix, _work(len(images), size, recipe, mirror, specs, looks), progress)
+    counted = _Counted(prefix, _work(len(images), size, recipe, mirror, specs, looks), stage)
     run = _Run(counted, images, preprocess, max(1, batch), torch.device(device), size)
     fills, grids, maps = dict[str, torch.Tensor](), dict[str, Grid](), dict[str, tuple[MirrorMap, float]]()
     if recipe:
@@ -162,15 +162,15 @@ def default_calibration(samples: int | None) -> int:
 class _Counted:
     """The prefix, and how many images have been through it."""
 
-    def __init__(self, prefix: Prefix, total: int, progress: Progress | None) -> None:
-        self._prefix, self._total, self._progress = prefix, total, progress
+    def __init__(self, prefix: FeaturesOf, total: int, stage: Stage | None) -> None:
+        self._prefix, self._total, self._stage = prefix, total, stage
         self._done = 0
 
     def __call__(self, x: torch.Tensor) -> Mapping[str, torch.Tensor]:
         features = self._prefix(x)
         self._done += len(x)
-        if self._progress is not None:
-            self._progress("calibration", self._done, self._total)
+        if self._stage is not None:
+            self._stage("calibration", self._done, self._total)
         return features
 
 
@@ -190,7 +190,7 @@ def _work(images: int, size: tuple[int, int], recipe: Recipe, mirror: Mirror, sp
 class _Run:
     """The sample, and how batches of it are made. size: (H, W) of the base images."""
 
-    prefix: Prefix
+    prefix: FeaturesOf
     images: Sequence[Image.Image]
     preprocess: Preprocess
     batch: int

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fmshards.calibration import LayerCalibration, calibrate
-from fmshards.calibration.calibrate import Progress
+from fmshards.calibration import LayerCalibration, Stage, calibrate
 from fmshards.codec import Codec, Sample, fit, sample_for, samples_wanted
 from fmshards.errors import InputError, ModelError
 from fmshards.extraction.calibration_images import calibration_images, head
@@ -27,10 +26,10 @@ _LOOK = 16  # samples looked at where there is no recipe to calibrate for
 _EXACT_DB = -300.0  # stands for a mapped mirror without any error: JSON has no infinity
 
 
-def draft_plan(request: Request, progress: Progress | None = None) -> tuple[Plan, Arrays]:
+def draft_plan(request: Request, stage: Stage | None = None) -> tuple[Plan, Arrays]:
     """The plan of a new set, without its calibration entry, and the calibration's arrays ("layer2/fill").
 
-    Reads the calibration sample, and runs the prefix on it; progress is told how far this is. Raises what reading, the
+    Reads the calibration sample, and runs the prefix on it; stage is told how far this is. Raises what reading, the
     model and calibration raise.
     """
     base = _first_base(request)
@@ -56,7 +55,7 @@ def draft_plan(request: Request, progress: Progress | None = None) -> tuple[Plan
         batch=request.batch,
         seed=request.options.seed,
         device=request.device,
-        progress=progress,
+        stage=stage,
     )
     codecs = {n: fit(options.layers[n], cut.spec, samples.get(n), None, options.filter) for n, cut in found.items()}
     layers = tuple(

@@ -22,7 +22,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def usable(device: torch.device) -> bool:
-    """Whether `move` works there. Tried once a device, as the decoder's kernels."""
+    """Whether `move` works there. Tried once a device."""
     return cuda.usable(device, "features are moved by torch, not by our kernel", _trial)
 
 
