@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STAGES = ("read", "decode", "forward", "encode", "write", "wait")
+STAGES = ("calibrate", "read", "decode", "forward", "encode", "write", "wait")
 
 
 class Clock:

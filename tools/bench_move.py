@@ -1,4 +1,4 @@
-"""How fast are features moved on a CPU? The one pass of move_cpu.py, the torch path before it, and memcpy, in turns.
+"""How fast are features moved on a CPU? The one pass of on_cpu.py, torch's own operations, and memcpy, in turns.
 
     python tools/bench_move.py            # about a minute on one core; writes tools/results/bench_move.md
 
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from measure import in_turns, machine, median, results, seconds, write_page
 
-from fmshards.augment import FLIP, compose, crop_box, move, replace, s_theta, translate
+from fmshards.augment import FLIP, LayerMove, compose, crop_box, move, replace, translate
+from fmshards.augment.features import on_torch
 from fmshards.codec import FeatureSpec
 from fmshards.shards import Grid
 
@@ -67,25 +68,23 @@ def row(spec: FeatureSpec, reps: int) -> str:
     h, w = spec.spatial or (0, 0)
     size = (int(STRIDE) * h, int(STRIDE) * w)
     grid = Grid((STRIDE, STRIDE), ((STRIDE - 1) / 2,) * 2)
-    sensitive = list(range(0, spec.channels, 4))
+    sensitive = tuple(range(0, spec.channels, 4))
     view = torch.randn(n, *spec.select(len(sensitive)).shape)
 
-    def one_pass(theta: np.ndarray, *stored: object) -> torch.Tensor:
-        return move(x, theta, np.zeros(n, bool), spec, grid, fill, size, *stored)
+    layer = LayerMove(spec, size, grid, fill, sensitive)
 
-    def by_torch(theta: np.ndarray, *stored: object) -> torch.Tensor:
-        fits, s_theta.fits = s_theta.fits, lambda x: False
-        try:
-            moved = move(x, theta, np.zeros(n, bool), spec, grid, fill, size)
-            return replace(moved, view, sensitive, spec) if stored else moved
-        finally:
-            s_theta.fits = fits
+    def one_pass(theta: np.ndarray, stored: torch.Tensor | None) -> torch.Tensor:
+        return move(x, theta, np.zeros(n, bool), layer, stored)
+
+    def by_torch(theta: np.ndarray, stored: torch.Tensor | None) -> torch.Tensor:
+        moved = on_torch.move(x, torch.from_numpy(theta).double(), layer, look=True)
+        return moved if stored is None else replace(moved, stored, sensitive, spec)
 
     cells = []
     copied: list[list[float]] = []
     for name, theta in moves(size, n).items():
-        stored = (view, sensitive) if name == "channels" else ()
-        sides = (lambda t=theta, s=stored: one_pass(t, *s), lambda t=theta, s=stored: by_torch(t, *s))
+        stored = view if name == "channels" else None
+        sides = (lambda t=theta, s=stored: one_pass(t, s), lambda t=theta, s=stored: by_torch(t, s))
         assert torch.allclose(sides[0](), sides[1](), atol=1e-5)
         new, old, copy = in_turns(reps, *(seconds(side, time.thread_time) for side in (*sides, lambda: to.copy_(x))))
         copied.append(copy)

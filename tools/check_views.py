@@ -24,7 +24,7 @@ import torch
 from measure import DATA, PREPROCESS, RESNET20, TRAIN, machine, pictures, results, write_page
 from PIL import Image
 
-from fmshards.augment import Mirror, MirrorMap, Recipe, fresh_theta, move, parse_recipe, render
+from fmshards.augment import LayerMove, Mirror, MirrorMap, Recipe, fresh_theta, move, parse_recipe, render
 from fmshards.augment import replace as put
 from fmshards.calibration import Comparison, LayerCalibration, Sensitive, calibrate, cell_centres
 from fmshards.codec import FeatureSpec
@@ -238,13 +238,13 @@ def follow(layer: str, spec: FeatureSpec, grid: Grid, fill: torch.Tensor | None,
 
     def way(b: Batch) -> torch.Tensor:
         x, mirrored = (b.mirror, b.flips) if mirror else (b.base, np.zeros_like(b.flips))
-        return move(x[layer], b.theta, mirrored, spec, grid, fill, b.size)
+        return move(x[layer], b.theta, mirrored, LayerMove(spec, b.size, grid, fill))
 
     return way
 
 
 def map_mirror(layer: str, spec: FeatureSpec, grid: Grid, fill: torch.Tensor | None, fitted: MirrorMap) -> Way:
-    return lambda b: move(fitted.apply(b.base[layer]), b.theta, b.flips, spec, grid, fill, b.size)
+    return lambda b: move(fitted.apply(b.base[layer]), b.theta, b.flips, LayerMove(spec, b.size, grid, fill))
 
 
 def views(way: Way, channels: tuple[int, ...], layer: str, spec: FeatureSpec) -> Way:

@@ -2,19 +2,16 @@
 
 - `recipe`, `mirror`: what the user asks for, as text, JSON and plain data.
 - `random`, `theta`, `draws`: counter-based draws of affine maps.
-- `s_theta` moves features (`move_cpu`: float32 on a CPU in one pass, on the vectors of `lanes`), `t_theta` renders
-  images, `custom` runs a transform of the user's on images.
-- `mirror_map`, `fit`: the flipped image's feature as a linear map of the base's.
-- `channels`: a view's stored channels into a moved reference.
-- `on_device`, `move_kernel`: both in one kernel on CUDA devices.
+- `features`: a feature moved as its image would move (`move`), a view's stored channels put in (`replace`).
+- `render`: the image itself moved; `custom`: a transform of the user's, on images.
+- `mirror_map`: the flipped image's feature as a linear map of the base's.
 """
 
 from __future__ import annotations
 
 from fmshards.augment.custom import custom_view
 from fmshards.augment.draws import fresh_theta, view_reference, view_theta
-from fmshards.augment.features.channels import replace
-from fmshards.augment.features.move import move
+from fmshards.augment.features import LayerMove, move, replace
 from fmshards.augment.mirror import Mirror, parse_mirror
 from fmshards.augment.mirror_map import MirrorMap
 from fmshards.augment.random import draw, hash64, philox, uniforms
@@ -26,6 +23,7 @@ __all__ = [
     "FLIP",
     "Crop",
     "Flip",
+    "LayerMove",
     "Mirror",
     "MirrorMap",
     "Recipe",

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fmshards.errors import FormatError, InputError
+from fmshards.functions import function_text
 from fmshards.terms import Term, parse_terms
 
 
@@ -72,7 +73,7 @@ _NAMES = {cls: name for name, cls in _STEPS.items()}
 
 @dataclass(frozen=True)
 class Recipe:
-    """The steps in their order; or a `custom` transform, known in JSON by its `custom_text` alone."""
+    """The steps in their order; or a `custom` transform, known in JSON by its `custom_text` alone: text and digest."""
 
     steps: tuple[Step, ...] = ()
     custom_text: str | None = None
@@ -122,10 +123,13 @@ class Recipe:
             raise FormatError(f"recipe: {error}") from None
 
 
-def parse_recipe(recipe: str | Recipe | Callable[[Any], Any] | None) -> Recipe:
+def parse_recipe(recipe: str | Recipe | Callable[[Any], Any] | None, version: str | None = None) -> Recipe:
     """A recipe from its text, from an image transform, or from nothing (`None`, `""`, `none`: no augmentation).
 
-    Raises InputError for an unknown step (with the nearest names), a value out of range or a repeated step.
+    A transform is known by its text and a digest of what it is, or by the `version` that the user gives it.
+
+    Raises InputError for an unknown step (with the nearest names), a value out of range, a repeated step, and a
+    transform of which no digest can be made.
     """
     if isinstance(recipe, Recipe):
         return recipe
@@ -135,7 +139,8 @@ def parse_recipe(recipe: str | Recipe | Callable[[Any], Any] | None) -> Recipe:
         return Recipe(tuple(_step(t, recipe) for t in parse_terms(recipe, "recipe")))
     if callable(recipe):
         # A function's repr holds its address, which differs from run to run.
-        return Recipe(custom_text=re.sub(r" at 0x[0-9a-fA-F]+", "", repr(recipe)), custom=recipe)
+        name = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(recipe))
+        return Recipe(custom_text=function_text(recipe, "the recipe", name, version), custom=recipe)
     raise InputError(f"recipe must be text, a Recipe or a transform of images, found {type(recipe).__name__}")
 
 

@@ -49,7 +49,7 @@ def render(image: Image.Image, preprocess: Preprocess, theta: npt.ArrayLike | to
     whole = _whole(t, size)
     if whole is not None:
         return _slice(preprocess.base(image), whole, preprocess, image)
-    from fmshards.model.preprocess import to_rgb  # loaded by whoever made `preprocess`; streams do without it
+    from fmshards.model.image import to_rgb  # loaded by whoever made `preprocess`; streams do without it
 
     image, box = _reaching(to_rgb(image), box)
     inside = _inside(t, size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from fmshards.augment import (
+    LayerMove,
     Mirror,
     MirrorMap,
     Recipe,
@@ -19,19 +20,27 @@ from fmshards.augment import (
     view_reference,
     view_theta,
 )
-from fmshards.calibration.grid import Prefix, measure_grid
-from fmshards.calibration.mirror_fit import fit_mirror
+from fmshards.calibration.grid import Prefix, grid_passes, measure_grid
+from fmshards.calibration.mirror_fit import MirrorSample, unknowns_of
 from fmshards.calibration.sensitive import Sensitive
 from fmshards.calibration.similarity import Comparison
 from fmshards.codec import FeatureSpec, StepSample
 from fmshards.codec.zfp.channel_order import ChannelSample
-from fmshards.errors import InputError
+from fmshards.errors import InputError, ModelError
 from fmshards.model import Preprocess
 from fmshards.shards import Grid, Similarity
 
-_FIT_BYTES = 512 << 20  # features kept for the mirror maps, all layers together, as float32
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much it is in all: here in images through the prefix."""
+
+_FIT_BYTES = 512 << 20  # features that the mirror maps are fitted on, all layers together, as float32
 _LEAST_FIT = 16  # samples, whatever they take
+_MATRIX_BYTES = 1 << 30  # of the normal equations of the layers that are fitted in one pass
 _GRID_IMAGES = 8
+_MOST, _LEAST, _PART = 512, 16, 8  # samples of a set to calibrate on: an eighth, within these
+Specs = Mapping[str, FeatureSpec]
+Thetas = np.ndarray[Any, np.dtype[np.float32]]
+
 _LOOKS = ("calibration", 2)  # the stream of thetas, and how many looks (base, mirror) take turns
 
 
@@ -41,8 +50,8 @@ class LayerCalibration:
 
     similarity: of S_theta(reference) with the feature of the moved image; None without a recipe, or with a custom one.
     sensitive: the channels that views store; () without views.
-    grid: None where the feature has no places, or without a recipe. fill: float32 [*shape], the feature of a blank
-        image, on the CPU; None with it.
+    grid: None where the feature has no places, or nothing of the recipe moves it: a flip whose mirror is kept does not.
+    fill: float32 [*shape], the feature of a blank image, on the CPU; None without places or a recipe.
     mirror_map, mirror_error: only where the mirror is mapped; the error in dB, on the part left out of the fit.
     nonnegative: no value below zero was seen: the cut follows a ReLU.
     channels: what a channel order is chosen by; None where it was not asked for.
@@ -69,13 +78,14 @@ def calibrate(
     mirror: Mirror,
     views: int,
     sensitive: Sensitive | None,
-    specs: Mapping[str, FeatureSpec],
+    specs: Specs,
     *,
     steps: Collection[str] = (),
     batch: int = 64,
     seed: int = 0,
     device: torch.device | str = "cpu",
     ordered: Collection[str] = (),
+    progress: Progress | None = None,
 ) -> dict[str, LayerCalibration]:
     """Measure each layer of `specs` on `images`, the calibration sample.
 
@@ -85,50 +95,62 @@ def calibrate(
 
     Each image is moved once by a theta drawn as a view's is, from base and mirror in turn; the reference is what
     training will have (the flipped image's feature where the mirror is stored, the mapped one where it is mapped), so
-    what is measured is what neither S_theta nor the mirror can follow. Features are not kept but for the mirror
-    maps (at most 512 MB, or 16 samples). Deterministic: it depends on its arguments alone.
+    what is measured is what neither S_theta nor the mirror can follow. Where the references leave nothing to follow, as
+    a flip does whose mirror is stored, nothing is run: all channels are alike.
+
+    Features are not kept, but for the fifth of the samples by which mirror maps are judged. Deterministic: it depends
+    on its arguments alone. progress: told after each pass as ("calibration", done, total), in images.
 
     Raises InputError for an empty sample, for views without sensitive channels, for a recipe that moves a feature
-    without places where no views are stored, and for a custom recipe without whole views.
+    without places where no views are stored, and for a custom recipe without whole views; ModelError where the prefix
+    gives values that are not finite for a blank image.
     """
     _check(images, recipe, mirror, views, sensitive, specs)
-    run = _Run(prefix, images, preprocess, max(1, batch), torch.device(device))
     with_mirror = recipe.flips and mirror.way != "none"
+    followed = bool(recipe) and recipe.custom_text is None
+    height, width = (int(side) for side in preprocess.base(images[0]).shape[1:])
+    size = (height, width)
+    if followed:
+        _looks(recipe, mirror, seed, [0], size)  # refuses what cannot be drawn
+    looks = followed and (_moves(recipe, mirror) or (with_mirror and mirror.way == "mapped"))
+    counted = _Counted(prefix, _work(len(images), size, recipe, mirror, specs, looks), progress)
+    run = _Run(counted, images, preprocess, max(1, batch), torch.device(device), size)
     fills, grids, maps = dict[str, torch.Tensor](), dict[str, Grid](), dict[str, tuple[MirrorMap, float]]()
     if recipe:
-        blank = prefix(preprocess.base(Image.new("RGB", images[0].size))[None].to(run.device))
-        fills = {name: blank[name][0].float().cpu() for name, spec in specs.items() if spec.spatial}
-        some = run.base(_spread(len(images), _GRID_IMAGES))
-        grids = measure_grid(prefix, some, specs, seed)
+        blank = counted(preprocess.base(Image.new("RGB", images[0].size))[None].to(run.device))
+        fills = {name: _finite(blank[name][0].float().cpu(), name) for name, spec in specs.items() if spec.spatial}
+    if fills and _moves(recipe, mirror):
+        grids = measure_grid(counted, run.base(_spread(len(images), _GRID_IMAGES)), specs, seed)
     if with_mirror and mirror.way == "mapped":
         maps = _fit_mirrors(run, mirror, specs)
     comparisons = {name: Comparison.empty(spec) for name, spec in specs.items()}
-    lowest = dict.fromkeys(specs, float("inf"))
+    lowest, finite = dict.fromkeys(specs, float("inf")), dict.fromkeys(specs, True)
     channels = {name: ChannelSample(specs[name], len(images)) for name in ordered}
     values = {name: StepSample(specs[name]) for name in steps}
     for chosen in run.batches():
-        x = run.base(chosen)
-        base = _float(prefix(x))
+        theta, mirrored = _looks(recipe, mirror, seed, chosen, run.size) if looks else (None, None)
+        x, shown = run.base_and_moved(chosen, theta)
+        base = _float(counted(x))
         for name in specs:
             lowest[name] = min(lowest[name], float(base[name].min()))
+            finite[name] = finite[name] and bool(torch.isfinite(base[name]).all())
             if name in channels:
                 channels[name].add(base[name], chosen)
             if name in values:
                 values[name].add(base[name])
-        if not recipe or recipe.custom_text is not None:
+        if theta is None or mirrored is None or shown is None:
             continue
-        size = (int(x.shape[2]), int(x.shape[3]))
-        theta, mirrored = _looks(recipe, mirror, seed, chosen, size)
         reference = _references(run, base, x, mirrored, maps, specs)
-        true = _float(prefix(run.moved(chosen, theta)))
+        true = _float(counted(shown))
         for name, spec in specs.items():
             moved = reference[name]
             if spec.spatial is not None:
-                moved = move(moved, theta, mirrored, spec, grids[name], fills[name].to(run.device), size)
+                how = LayerMove(spec, run.size, grids.get(name), fills[name].to(run.device))
+                moved = move(moved, theta, mirrored, how)
             comparisons[name].add(moved, true[name])
     return {
         name: LayerCalibration(
-            similarity=comparisons[name].similarity() if recipe and recipe.custom_text is None else None,
+            similarity=_similarity(comparisons[name], name, finite[name]) if followed else None,
             sensitive=_choose(sensitive, comparisons[name], name, recipe, mirror) if views else (),
             grid=grids.get(name),
             fill=fills.get(name),
@@ -142,33 +164,74 @@ def calibrate(
     }
 
 
+def default_calibration(samples: int | None) -> int:
+    """How many samples to calibrate on where nobody says it: an eighth of the set, from 16 to 512.
+
+    samples: of the set; None where that is not known.
+    """
+    return _MOST if samples is None else min(_MOST, max(_LEAST, samples // _PART))
+
+
+class _Counted:
+    """The prefix, and how many images have been through it."""
+
+    def __init__(self, prefix: Prefix, total: int, progress: Progress | None) -> None:
+        self._prefix, self._total, self._progress = prefix, total, progress
+        self._done = 0
+
+    def __call__(self, x: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        features = self._prefix(x)
+        self._done += len(x)
+        if self._progress is not None:
+            self._progress("calibration", self._done, self._total)
+        return features
+
+
+def _work(images: int, size: tuple[int, int], recipe: Recipe, mirror: Mirror, specs: Specs, looks: bool) -> int:
+    """How many images will go through the prefix."""
+    total = images + bool(recipe)
+    if _moves(recipe, mirror) and any(spec.spatial for spec in specs.values()):
+        total += grid_passes(size) * min(images, _GRID_IMAGES)
+    if recipe.flips and mirror.way == "mapped":
+        total += 2 * len(_fitted_on(images, specs)) * len(_together(specs, mirror.kernel))
+    if looks:
+        total += images + (images // 2 if recipe.flips and mirror.way == "stored" else 0)
+    return total
+
+
 @dataclass(frozen=True)
 class _Run:
-    """The sample, and how batches of it are made."""
+    """The sample, and how batches of it are made. size: (H, W) of the base images."""
 
     prefix: Prefix
     images: Sequence[Image.Image]
     preprocess: Preprocess
     batch: int
     device: torch.device
+    size: tuple[int, int]
 
     def batches(self) -> Iterator[list[int]]:
         for start in range(0, len(self.images), self.batch):
             yield list(range(start, min(start + self.batch, len(self.images))))
 
     def base(self, chosen: Sequence[int]) -> torch.Tensor:
-        made = [self.preprocess.base(self.images[i]) for i in chosen]
-        sizes = {tuple(x.shape[1:]) for x in made}
-        if len(sizes) > 1:
-            raise InputError(
-                f"calibration: base images of several sizes, {sorted(sizes)[:4]}; all must be of one (height, width): "
-                "add resize and center_crop to the preprocessing"
-            )
-        return torch.stack(made).to(self.device)
+        return self.base_and_moved(chosen, None)[0]
 
-    def moved(self, chosen: Sequence[int], theta: np.ndarray[Any, np.dtype[np.float32]]) -> torch.Tensor:
-        pairs = zip(chosen, theta, strict=True)
-        return torch.stack([render(self.images[i], self.preprocess, t) for i, t in pairs]).to(self.device)
+    def base_and_moved(self, chosen: Sequence[int], theta: Thetas | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The base images of these samples, and where there are thetas the images moved by them; each decoded once."""
+        base, moved = [], []
+        for place, i in enumerate(chosen):
+            image = self.images[i]
+            base.append(self.preprocess.base(image))
+            if tuple(base[-1].shape[1:]) != self.size:
+                raise InputError(
+                    f"calibration: base images of several sizes, {self.size} and {tuple(base[-1].shape[1:])}; all must "
+                    "be of one (height, width): add resize and center_crop to the preprocessing"
+                )
+            if theta is not None:
+                moved.append(render(image, self.preprocess, theta[place]))
+        shown = torch.stack(moved).to(self.device) if moved else None
+        return torch.stack(base).to(self.device), shown
 
 
 def _check(
@@ -177,7 +240,7 @@ def _check(
     mirror: Mirror,
     views: int,
     sensitive: Sensitive | None,
-    specs: Mapping[str, FeatureSpec],
+    specs: Specs,
 ) -> None:
     if not len(images):
         raise InputError("calibration: the sample is empty; it needs at least one image")
@@ -198,7 +261,12 @@ def _check(
 
 def _stuck(spec: FeatureSpec, recipe: Recipe, mirror: Mirror) -> bool:
     """Whether the feature has no places, and the references leave something to move."""
-    return spec.spatial is None and (recipe.moves or (recipe.flips and mirror.way == "none"))
+    return spec.spatial is None and _moves(recipe, mirror)
+
+
+def _moves(recipe: Recipe, mirror: Mirror) -> bool:
+    """Whether the references leave something to move."""
+    return recipe.moves or (recipe.flips and mirror.way == "none")
 
 
 def _spread(total: int, most: int) -> list[int]:
@@ -211,27 +279,62 @@ def _float(features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: x.float() for name, x in features.items()}
 
 
-def _fit_mirrors(run: _Run, mirror: Mirror, specs: Mapping[str, FeatureSpec]) -> dict[str, tuple[MirrorMap, float]]:
-    sample_bytes = 2 * 4 * sum(spec.values for spec in specs.values())
-    chosen = _spread(len(run.images), max(_LEAST_FIT, _FIT_BYTES // sample_bytes))
-    pairs: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = {name: ([], []) for name in specs}
-    for start in range(0, len(chosen), run.batch):
-        x = run.base(chosen[start : start + run.batch])
-        for side, batch in enumerate((x, x.flip(-1))):
-            for name, features in run.prefix(batch).items():
-                if name in pairs:
-                    pairs[name][side].append(features.float().cpu())
+def _finite(fill: torch.Tensor, layer: str) -> torch.Tensor:
+    if not torch.isfinite(fill).all():
+        raise ModelError(
+            f"{layer}: the feature of a blank image has values that are not finite; it stands for what comes in from "
+            "outside when features are moved. Cut elsewhere, or extract without a recipe"
+        )
+    return fill
+
+
+def _similarity(comparison: Comparison, layer: str, finite: bool) -> Similarity:
+    # Where the image as it is has other values, extraction comes to it, and names it.
+    if finite and not np.isfinite([comparison.moved, comparison.true, comparison.gap]).all():
+        raise ModelError(
+            f"{layer}: features of moved images have values that are not finite, those of the images have not"
+        )
+    return comparison.similarity()
+
+
+def _fit_mirrors(run: _Run, mirror: Mirror, specs: Specs) -> dict[str, tuple[MirrorMap, float]]:
+    chosen = _fitted_on(len(run.images), specs)
     fitted = {}
-    for name, spec in specs.items():
-        base, flipped = (torch.cat(part) for part in pairs.pop(name))
-        relu = bool(base.min() >= 0) and bool(flipped.min() >= 0)
-        fitted[name] = fit_mirror(base, flipped, spec, mirror.kernel, relu)
+    for names in _together(specs, mirror.kernel):
+        samples = {name: MirrorSample(specs[name], mirror.kernel, len(chosen)) for name in names}
+        for start in range(0, len(chosen), run.batch):
+            x = run.base(chosen[start : start + run.batch])
+            base, flipped = run.prefix(x), run.prefix(x.flip(-1))
+            for name, sample in samples.items():
+                sample.add(base[name], flipped[name])
+        for name in names:
+            fitted[name] = samples.pop(name).fit(name)
     return fitted
+
+
+def _fitted_on(images: int, specs: Specs) -> list[int]:
+    """The samples that mirror maps are fitted on."""
+    sample_bytes = 2 * 4 * sum(spec.values for spec in specs.values())
+    return _spread(images, max(_LEAST_FIT, _FIT_BYTES // sample_bytes))
+
+
+def _together(specs: Specs, kernel: int) -> list[list[str]]:
+    """Layers whose mirror maps are fitted in one pass: all, unless their normal equations take too much memory."""
+    groups: list[list[str]] = []
+    left = 0
+    for name, spec in specs.items():
+        needed = 2 * 8 * unknowns_of(spec, kernel) ** 2
+        if not groups or needed > left:
+            groups.append([])
+            left = _MATRIX_BYTES
+        groups[-1].append(name)
+        left -= needed
+    return groups
 
 
 def _looks(
     recipe: Recipe, mirror: Mirror, seed: int, chosen: Sequence[int], size: tuple[int, int]
-) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.bool_]]]:
+) -> tuple[Thetas, np.ndarray[Any, np.dtype[np.bool_]]]:
     """theta float32[B, 2, 3] and mirrored bool[B] of these samples: views 1 and 2 in turn."""
     stream, looks = _LOOKS
     every = view_theta(recipe, mirror, seed, stream, [str(i) for i in chosen], looks, size)
@@ -246,7 +349,7 @@ def _references(
     x: torch.Tensor,
     mirrored: np.ndarray[Any, np.dtype[np.bool_]],
     maps: Mapping[str, tuple[MirrorMap, float]],
-    specs: Mapping[str, FeatureSpec],
+    specs: Specs,
 ) -> dict[str, torch.Tensor]:
     """The references' features: the base's, and the mirror's for the samples `mirrored`."""
     if not mirrored.any():

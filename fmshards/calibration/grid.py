@@ -39,14 +39,19 @@ def cell_centres(size: tuple[int, int], cells: tuple[int, int]) -> Grid:
     return Grid(stride, ((stride[0] - 1) / 2, (stride[1] - 1) / 2))
 
 
+def grid_passes(size: tuple[int, int]) -> int:
+    """How often `measure_grid` runs its images of `size` (H, W) through the prefix."""
+    return 1 + sum(len(_columns(side)) for side in size)
+
+
 def measure_grid(
     prefix: Prefix, images: torch.Tensor, specs: Mapping[str, FeatureSpec], seed: int = 0
 ) -> dict[str, Grid]:
     """The grid of each layer with places; images float32 [n, 3, H, W] as the prefix takes them (8 are enough).
 
-    Costs 33 forward passes of `images`. Offsets are rounded to half a pixel, where those of convolutions lie, and to
-    the flip by whole cells where that is within 1/8 of a cell: flips are then copies. A layer that does not answer,
-    or has one cell on an axis, gets cell centres there.
+    Costs `grid_passes` forward passes of `images`, 33 at most. Offsets are rounded to half a pixel, where those of
+    convolutions lie, and to the flip by whole cells where that is within 1/8 of a cell: flips are then copies. A layer
+    that does not answer, or has one cell on an axis, gets cell centres there.
     """
     placed = {name: spec for name, spec in specs.items() if spec.spatial is not None}
     if not placed:

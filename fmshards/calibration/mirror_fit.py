@@ -1,66 +1,104 @@
-"""Fitting the mapped mirror by least squares on the calibration sample."""
+"""Fitting the mapped mirror by least squares on the calibration sample, which is looked at in batches and not kept."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from fmshards.augment.features.places import to_map
 from fmshards.augment.mirror_map import MirrorMap
+from fmshards.calibration.least_squares import LeastSquares
 from fmshards.codec import FeatureSpec
-from fmshards.errors import InputError
+from fmshards.errors import InputError, ModelError
 
-_RIDGE = 1e-6  # of the mean squared input: for rank, not for shrinkage
-_RESCUE = 1e-4  # where rounding leaves the matrix not positive
-_RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # tried where the equations are few
+LARGEST = 12_000
+"""Unknowns for each output: a float64 matrix of 1.2 GB."""
+_LEAST = 5  # samples
 _PLENTY = 20  # equations for each unknown beyond which more are left out
 _ENOUGH = 1 << 15  # ... and at least so many are kept
-_LARGEST = 12_000  # unknowns: a float64 matrix of 1.2 GB
-_COLUMNS = 256  # of the normal equations at a time
 _BATCH_BYTES = 64 << 20
 
 
-def fit_mirror(
-    base: torch.Tensor, mirror: torch.Tensor, spec: FeatureSpec, kernel: int = 3, relu: bool = False
-) -> tuple[MirrorMap, float]:
-    """The map from base [n, *shape] to mirror [n, *shape] (features of the images and of their flips), and its error.
+class MirrorSample:
+    """Pairs of features, of images and of their flips, given in batches: sums for the fit, the last fifth as it is.
 
-    Least squares by normal equations in float64, over the whole zero-padded map as `apply` sees it. What is fitted is
-    the difference from the plain flip, so that the ridge (tiny, or chosen by inner validation where the sample is small
-    for the number of unknowns) shrinks towards the plain flip. The last fifth of the samples takes no part in the fit;
-    the error is on it: 10 log10(sum of squared error / sum of squares), with the ReLU where `relu`.
+    samples: how many there will be. The last fifth takes no part in the fit; the map's error is on it.
 
-    Raises InputError for fewer than 5 samples, unequal shapes or a kernel too large for the number of channels.
+    Raises InputError for fewer than 5 samples or a kernel too large for the number of channels.
     """
-    if base.shape != mirror.shape or tuple(base.shape[1:]) != tuple(spec.shape):
-        raise InputError(
-            f"mirror map: expected two [n, {', '.join(map(str, spec.shape))}] arrays, "
-            f"found {list(base.shape)} and {list(mirror.shape)}"
-        )
-    n = len(base)
-    if n < 5:
-        raise InputError(f"mirror map: at least 5 calibration samples are needed, found {n}")
-    unknowns = spec.channels * (1 if spec.spatial is None else kernel * kernel) + 1
-    if unknowns > _LARGEST:
-        raise InputError(
-            f"mirror map: {spec.channels} channels with kernel {kernel} are {unknowns} unknowns for each output, more "
-            f"than {_LARGEST}: use mapped(kernel=1), or store the mirror"
-        )
-    kept = n - n // 5
-    base, mirror = base.float(), mirror.float()
-    class_weight = class_bias = None
-    if spec.spatial is None:
-        weight, bias = _linear(base[:kept].flatten(0, -2), mirror[:kept].flatten(0, -2))
-    else:
-        weight, bias = _places(to_map(base[:kept], spec), to_map(mirror[:kept], spec), kernel)
-        if spec.kind == "tokens" and spec.class_tokens:
-            fits = [_linear(base[:kept, k], mirror[:kept, k]) for k in range(spec.class_tokens)]
-            class_weight, class_bias = (torch.stack(parts) for parts in zip(*fits, strict=True))
-    fitted = MirrorMap(weight, bias, relu, spec, class_weight, class_bias)
-    return fitted, mirror_error(fitted, base[kept:], mirror[kept:])
+
+    def __init__(self, spec: FeatureSpec, kernel: int, samples: int) -> None:
+        if samples < _LEAST:
+            raise InputError(f"mirror map: at least {_LEAST} calibration samples are needed, found {samples}")
+        unknowns = unknowns_of(spec, kernel)
+        if unknowns > LARGEST:
+            raise InputError(
+                f"mirror map: {spec.channels} channels with kernel {kernel} are {unknowns} unknowns for each output, "
+                f"more than {LARGEST}: use mapped(kernel=1), or store the mirror"
+            )
+        self.spec = spec
+        self._fitted, self._seen, self._lowest = samples - samples // 5, 0, math.inf
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._places = None if spec.spatial is None else _Places(spec, kernel, self._fitted)
+        tokens = 1 if spec.spatial is None else spec.class_tokens
+        rows = self._fitted * (spec.values // spec.channels if spec.spatial is None else 1)
+        self._rows = [_Rows(spec.channels, rows) for _ in range(tokens)]
+
+    def add(self, base: torch.Tensor, mirror: torch.Tensor) -> None:
+        """Count a batch [B, *shape] of both. Raises InputError for other shapes."""
+        if base.shape != mirror.shape or tuple(base.shape[1:]) != tuple(self.spec.shape):
+            raise InputError(
+                f"mirror map: expected two [B, {', '.join(map(str, self.spec.shape))}] arrays, "
+                f"found {list(base.shape)} and {list(mirror.shape)}"
+            )
+        base, mirror = base.float().cpu(), mirror.float().cpu()
+        self._lowest = min(self._lowest, float(base.min()), float(mirror.min()))
+        count = min(max(self._fitted - self._seen, 0), len(base))
+        self._seen += len(base)
+        if count < len(base):
+            self._kept.append((base[count:].clone(), mirror[count:].clone()))
+        x, y = base[:count], mirror[:count]
+        if self._places is None:
+            self._rows[0].add(x.flatten(0, -2), y.flatten(0, -2))
+            return
+        self._places.add(to_map(x, self.spec), to_map(y, self.spec))
+        for token, rows in enumerate(self._rows):
+            rows.add(x[:, token], y[:, token])
+
+    def fit(self, layer: str) -> tuple[MirrorMap, float]:
+        """The map from base to mirror, and its error in dB on the samples left out, with the ReLU where it has one.
+
+        Least squares by normal equations in float64, over the whole zero-padded map as `apply` sees it. What is fitted
+        is the difference from the plain flip, so that the ridge (tiny, or chosen by inner validation where the sample
+        is small for the number of unknowns) shrinks towards the plain flip. A ReLU follows where no feature was below
+        zero.
+
+        Raises ModelError, the layer named, where there is no finite map.
+        """
+        class_weight = class_bias = None
+        fits = [rows.solve() for rows in self._rows]
+        if self._places is None:
+            weight, bias = fits[0]
+        else:
+            weight, bias = self._places.solve()
+            if fits:
+                class_weight, class_bias = (torch.stack(parts) for parts in zip(*fits, strict=True))
+        fitted = MirrorMap(weight, bias, self._lowest >= 0, self.spec, class_weight, class_bias)
+        base, mirror = (torch.cat(part) for part in zip(*self._kept, strict=True))
+        error = mirror_error(fitted, base, mirror)
+        if not (math.isfinite(error) and all(np.isfinite(array).all() for array in fitted.to_arrays().values())):
+            raise ModelError(
+                f"{layer}: no mirror map can be fitted: features of the calibration sample are not finite, or too large"
+            )
+        return fitted, error
+
+
+def unknowns_of(spec: FeatureSpec, kernel: int) -> int:
+    """Unknowns of each output: the normal equations are a matrix of as many rows and columns."""
+    return spec.channels * (1 if spec.spatial is None else kernel * kernel) + 1
 
 
 def mirror_error(fitted: MirrorMap, base: torch.Tensor, mirror: torch.Tensor) -> float:
@@ -72,96 +110,94 @@ def mirror_error(fitted: MirrorMap, base: torch.Tensor, mirror: torch.Tensor) ->
     return 10 * math.log10(max(error / max(energy, 1e-300), 1e-20))
 
 
-def _linear(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x, y [n, D] -> weight [D, D] and bias [D] with y ~ weight x + bias."""
-    few = len(x) < _PLENTY * (x.shape[1] + 1)
-    inner = len(x) - len(x) // 5 if few else len(x)
-    solution = _solve(_moments([(x[:inner], (y - x)[:inner])]), _moments([(x[inner:], (y - x)[inner:])]))
-    return (solution[:-1].T + torch.eye(x.shape[1])).float().contiguous(), solution[-1].float()
+class _Rows:
+    """Rows x, y [n, D] with y ~ weight x + bias; n is known beforehand."""
+
+    def __init__(self, width: int, n: int) -> None:
+        few = n < _PLENTY * (width + 1)
+        self._inner, self._seen = n - n // 5 if few else n, 0
+        self._equations = LeastSquares()
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        count = min(max(self._inner - self._seen, 0), len(x))
+        self._seen += len(x)
+        y = y - x
+        self._equations.fit.add(x[:count], y[:count])
+        self._equations.validation.add(x[count:], y[count:])
+
+    def solve(self) -> tuple[torch.Tensor, torch.Tensor]:
+        solution = self._equations.solve()
+        weight = (solution[:-1].T + torch.eye(solution.shape[1])).float().contiguous()
+        return weight, solution[-1].float()
 
 
-def _places(x: torch.Tensor, y: torch.Tensor, kernel: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """x, y [n, C, h, w] -> weight [C, C, K, K] and bias [C] of the convolution from flipped x to y."""
-    n, c, h, w = x.shape
-    unknowns = c * kernel * kernel + 1
-    few = n * h * w < _PLENTY * unknowns
-    inner = n - n // 5 if few else n
-    every = max(1, n * h * w // max(_PLENTY * unknowns, _ENOUGH))
-    fit = _moments(_equations(x[:inner], y[:inner], kernel, every))
-    solution = _solve(fit, _moments(_equations(x[inner:], y[inner:], kernel, every)))
-    weight = solution[:-1].view(kernel, kernel, c, c).permute(3, 2, 0, 1).float()
-    weight[:, :, kernel // 2, kernel // 2] += torch.eye(c)
-    return weight.contiguous(), solution[-1].float()
+class _Places:
+    """Maps x, y [n, C, h, w] with y ~ the convolution of flipped x; n is known beforehand."""
+
+    def __init__(self, spec: FeatureSpec, kernel: int, n: int) -> None:
+        h, w = spec.spatial or (0, 0)
+        self._channels, self._kernel = spec.channels, kernel
+        unknowns = unknowns_of(spec, kernel)
+        few = n * h * w < _PLENTY * unknowns
+        self._inner, self._seen = n - n // 5 if few else n, 0
+        every = max(1, n * h * w // max(_PLENTY * unknowns, _ENOUGH))
+        size = max(1, _BATCH_BYTES // (4 * (unknowns - 1) * h * w))
+        self._equations = LeastSquares()
+        self._fit, self._validation = (_Windows(self._equations, part, kernel, every, size) for part in (0, 1))
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        count = min(max(self._inner - self._seen, 0), len(x))
+        self._seen += len(x)
+        self._fit.add(x[:count], y[:count])
+        self._validation.add(x[count:], y[count:])
+
+    def solve(self) -> tuple[torch.Tensor, torch.Tensor]:
+        self._fit.flush(1)
+        self._validation.flush(1)
+        solution, c, kernel = self._equations.solve(), self._channels, self._kernel
+        weight = solution[:-1].view(kernel, kernel, c, c).permute(3, 2, 0, 1).float()
+        weight[:, :, kernel // 2, kernel // 2] += torch.eye(c)
+        return weight.contiguous(), solution[-1].float()
 
 
-def _equations(
-    x: torch.Tensor, y: torch.Tensor, kernel: int, every: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Inputs [rows, K*K*C] and what they must add to the flip [rows, C], of one of `every` places."""
-    n, c, h, w = x.shape
-    size = max(1, _BATCH_BYTES // (4 * c * kernel * kernel * h * w))
-    generator = torch.Generator().manual_seed(0)
-    reach = kernel // 2
-    for start in range(0, n, size):
-        flipped = x[start : start + size].flip(-1).permute(0, 2, 3, 1)
-        target = y[start : start + size].permute(0, 2, 3, 1) - flipped
+class _Windows:
+    """Equations of places: inputs [rows, K*K*C] and what they must add to the flip [rows, C], of one of `every` places.
+
+    `size` samples at a time, whatever the batches that they come in: so the places, and the sums, are always the same.
+    """
+
+    def __init__(self, equations: LeastSquares, part: int, kernel: int, every: int, size: int) -> None:
+        self._sums = (equations.fit, equations.validation)[part]
+        self._kernel, self._every, self._size = kernel, every, size
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._count = 0
+        self._random = torch.Generator().manual_seed(0)
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        if len(x):
+            self._waiting.append((x, y))
+            self._count += len(x)
+        self.flush(self._size)
+
+    def flush(self, least: int) -> None:
+        """Count what waits, while it is at least so many samples."""
+        while self._count >= least:
+            x, y = (torch.cat(part) for part in zip(*self._waiting, strict=True))
+            self._equate(x[: self._size], y[: self._size])
+            self._count = max(0, len(x) - self._size)
+            self._waiting = [(x[self._size :].clone(), y[self._size :].clone())] if self._count else []
+
+    def _equate(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        (n, _, h, w), reach = x.shape, self._kernel // 2
+        flipped = x.flip(-1).permute(0, 2, 3, 1)
+        target = y.permute(0, 2, 3, 1) - flipped
         padded = F.pad(flipped, (0, 0, reach, reach, reach, reach))
-        places = torch.arange(len(flipped) * h * w)
-        if every > 1:
-            places = torch.randperm(len(places), generator=generator)[: -(-len(places) // every)].sort().values
+        places = torch.arange(n * h * w)
+        if self._every > 1:
+            places = torch.randperm(len(places), generator=self._random)[: -(-len(places) // self._every)].sort().values
         sample, row, column = places // (h * w), places // w % h, places % w
         corner = (sample * padded.shape[1] + row) * padded.shape[2] + column
         cells = padded.flatten(0, 2)
-        taps = [dy * padded.shape[2] + dx for dy in range(kernel) for dx in range(kernel)]
+        taps = [dy * padded.shape[2] + dx for dy in range(self._kernel) for dx in range(self._kernel)]
         columns = torch.cat([cells.index_select(0, corner + tap) for tap in taps], dim=1)
-        yield columns, target.flatten(0, 2).index_select(0, places)
-
-
-def _moments(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """X'X and X'Y in float64 with a column of ones last in X; None for no rows."""
-    total: tuple[torch.Tensor, torch.Tensor] | None = None
-    for x, y in pairs:
-        if not len(x):
-            continue
-        wide = F.pad(x.double(), (0, 1), value=1.0)
-        xx, xy = _gram(wide), wide.T @ y.double()
-        total = (xx, xy) if total is None else (total[0] + xx, total[1] + xy)
-    return total
-
-
-def _gram(x: torch.Tensor) -> torch.Tensor:
-    """x'x, its lower half mirrored from the upper."""
-    unknowns = x.shape[1]
-    out = torch.zeros(unknowns, unknowns, dtype=x.dtype)
-    for start in range(0, unknowns, _COLUMNS):
-        out[start : start + _COLUMNS, start:] = x[:, start : start + _COLUMNS].T @ x[:, start:]
-    return out.triu() + out.triu(1).T
-
-
-def _solve(
-    fit: tuple[torch.Tensor, torch.Tensor] | None, validation: tuple[torch.Tensor, torch.Tensor] | None
-) -> torch.Tensor:
-    """The least-squares solution [unknowns, outputs], the last row the bias, which the ridge leaves alone.
-
-    With `validation` the ridge is the one whose solution on `fit` is best there; the solution is then on both.
-    """
-    assert fit is not None  # five samples or more
-    if validation is None:
-        return _ridge(fit, _RIDGE)
-    losses = []
-    for ridge in _RIDGES:
-        s = _ridge(fit, ridge)
-        losses.append(float((s * (validation[0] @ s - 2 * validation[1])).sum()))
-    best = _RIDGES[losses.index(min(losses))]
-    return _ridge((fit[0] + validation[0], fit[1] + validation[1]), best)
-
-
-def _ridge(moments: tuple[torch.Tensor, torch.Tensor], ridge: float) -> torch.Tensor:
-    xx, xy = moments
-    penalty = torch.full((len(xx),), ridge * float(xx.diagonal()[:-1].mean()) + 1e-30, dtype=torch.float64)
-    penalty[-1] = 0
-    factor, failed = torch.linalg.cholesky_ex(xx + torch.diag(penalty))
-    if int(failed):
-        factor, _ = torch.linalg.cholesky_ex(xx + torch.diag(penalty + _RESCUE * xx.diagonal().mean()))
-    solution: torch.Tensor = torch.cholesky_solve(xy, factor)
-    return solution
+        self._sums.add(columns, target.flatten(0, 2).index_select(0, places))

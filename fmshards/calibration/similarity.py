@@ -11,6 +11,8 @@ import torch
 from fmshards.codec import FeatureSpec
 from fmshards.shards import Similarity
 
+_SMALL, _LARGE = 1e-15, 1e15
+
 
 @dataclass
 class Comparison:
@@ -33,7 +35,10 @@ class Comparison:
         """Count a batch, [B, *shape] both: S_theta of the references' features; the features of the moved images."""
         axis = self.spec.channel_axis + 1
         m, t = (x.float().movedim(axis, 0).flatten(1) for x in (moved, true))
-        # Batch sums in float32 products, added in float64: enough for three digits, at half the memory of doubles.
+        # float32 products, added in float64: enough for three digits, at half the memory of doubles. Not where squares
+        # would leave float32's range.
+        if _extreme(m) or _extreme(t):
+            m, t = m.double(), t.double()
         for total, product in (
             (self.dot, m * t),
             (self.moved, m.square()),
@@ -64,3 +69,9 @@ class Comparison:
         """The cosine of everything at once; 1 where both are zero."""
         both = float(np.sqrt(self.moved.sum() * self.true.sum()))
         return float(self.dot.sum()) / both if both > 0 else float(not self.gap.any())
+
+
+def _extreme(x: torch.Tensor) -> bool:
+    """Whether a channel of x [C, n] has its largest value where float32's squares are inexact or infinite."""
+    largest = x.abs().amax(1)
+    return bool(((largest > 0) & ((largest < _SMALL) | (largest > _LARGE))).any())

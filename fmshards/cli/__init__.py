@@ -10,9 +10,9 @@ import importlib
 import os
 import signal
 import sys
-import threading
+import time
 import warnings
-from types import FrameType
+from contextlib import suppress
 from typing import TextIO
 
 import click
@@ -27,6 +27,9 @@ _COMMANDS = {
     "inspect": "say what a shard set holds",
     "verify": "read a whole shard set and check every byte",
 }
+
+
+_AT_ONCE = 1.0  # seconds
 
 
 class _Lazy(click.Group):
@@ -53,8 +56,8 @@ def cli() -> None:
 def main() -> None:
     """Entry point: an error of ours is one line on stderr and exit code 1 (2 for a wrong command line)."""
     warnings.showwarning = _warn
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _Interrupts())
+    with suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, _Interrupt())
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -72,17 +75,18 @@ def main() -> None:
         sys.exit(141)
 
 
-class _Interrupts:
-    """The first Ctrl-C stops the command; a second leaves it the time to put things away; a third ends it at once."""
+class _Interrupt:
+    """Ctrl-C stops what runs in an orderly way. Pressed again at once it is the same wish; later it is impatience."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self._first: float | None = None
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self._count += 1
-        if self._count == 1:
+    def __call__(self, number: int, frame: object) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
             raise KeyboardInterrupt
-        if self._count > 2:
+        if now - self._first > _AT_ONCE:
             os._exit(130)
 
 

@@ -33,8 +33,8 @@ from fmshards.units import bytes_text
 @click.option("--mirror", default="stored", show_default=True, help="stored, mapped, mapped(kernel=1) or none")
 @click.option("--views", default=0, show_default=True, help="stored views of the sensitive channels")
 @click.option("--sensitive", help="which channels views hold: a fraction, threshold(0.9), or a list [0,3,5]")
-@click.option("--calibration", default=512, show_default=True, help="samples that calibration looks at")
-@click.option("--batch", default=64, show_default=True, help="samples in one forward")
+@click.option("--calibration", type=int, help="samples that calibration looks at; by default an eighth, 16 to 512")
+@click.option("--batch", type=int, help="samples in one forward; by default 64, on a CPU 8")
 @click.option("--device", help="cpu, cuda, cuda:1 ...; by default cuda where there is one")
 @click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bf16", "fp16"]))
 @click.option("--workers", default=0, show_default=True, help="processes that decode images")
@@ -42,6 +42,14 @@ from fmshards.units import bytes_text
 @click.option("--filter", type=click.Choice(["zstd"]), help="make members smaller without loss; none by default")
 @click.option("--shard-size", type=int, help="samples in a shard, for a folder of images (4096)")
 @click.option("--image-field", help="the field that holds the image; by default the only one that can")
+@click.option(
+    "--orientation",
+    type=click.Choice(["apply", "refuse", "ignore"]),
+    help="what becomes of photos that their EXIF says are to be turned; apply by default",
+)
+@click.option("--classes", metavar="FILE|SET", help="class names in the order of their numbers: a file, or another set")
+@click.option("--fields", metavar="NAME,NAME", help="the fields that travel with a feature; by default all")
+@click.option("--drop-field", "drop_fields", multiple=True, metavar="NAME", help="a field that does not travel")
 @click.option(
     "--channel-order",
     "order",
@@ -59,9 +67,9 @@ def command(source: str, out: str, layers: tuple[str, ...], as_json: bool, **opt
     SOURCE is WebDataset shards (braces; a path or a URL) or a folder of images in class folders. What is
     already whole in OUT is kept, so that the same command continues where it was stopped.
     """
-    from fmshards.extraction import extract, layer_rates
+    from fmshards.extraction import extract
 
-    manifest = extract(source, out, layers=layer_rates(layers), progress=True, **options)
+    manifest = extract(source, out, layers=layers, progress=True, **options)
     sizes = {name: sum(s.bytes for s in shards) for name, shards in manifest.shards.items()}
     errors = {name: error["db"] for name, error in manifest.errors.items()}
     if as_json:

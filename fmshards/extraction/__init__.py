@@ -7,18 +7,24 @@ forward.py     the device's side: all layers in one pass
 encode.py      rows, chunks and shards, written beside the next forward
 draft.py       a plan for a new set, with what calibration measures
 labels.py      a warning for shards sorted by label
+options.py     what it can be told: plain values, checked
+request.py     the options with every default decided, and what they name: ready to run
 bind.py        the plan at the output decides: adopt, refuse or replace
-request.py     all options, checked
+samples.py     stored samples made again, where nothing else tells whether they are of this input
+work.py        which shards are missing
+pipeline.py    one pass over these
+entry.py       the function
 provenance.py  what made a set, for the record
 progress.py    rate, bytes, time left; where the time went
-run.py         the function
-check.py       a set against its bytes, its model and its images
+verify.py      a set against its bytes, its model and its images
 """
 
 from __future__ import annotations
 
-from fmshards.extraction.options import layer_rates
-from fmshards.extraction.pipeline import extract
+from fmshards.extraction.entry import extract, run
+from fmshards.extraction.options import Options, layer_rates
 from fmshards.extraction.verify import Report, verify
 
-__all__ = ["Report", "extract", "layer_rates", "verify"]
+extract.verify = verify  # type: ignore[attr-defined]  # fmshards.extract.verify is an older name of it
+
+__all__ = ["Options", "Report", "extract", "layer_rates", "run", "verify"]

@@ -7,6 +7,7 @@ whatever the number of workers and however often extraction was stopped.
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
@@ -36,7 +37,8 @@ class RawBatch:
 class Batch:
     """One decoded batch: `base` float32 [B, 3, H, W], `views` V such tensors, `theta` float32 [B, V, 2, 3] or None.
 
-    `fields` has one dict a sample, `work` is the source's count after it, `seconds` what decoding took in its worker.
+    `fields` has one dict a sample, `work` is the source's count after it, `seconds` what decoding took in its worker,
+    `digests` those of the files that the worker read (see Sample).
     """
 
     shard: int
@@ -48,6 +50,7 @@ class Batch:
     last: bool = False
     work: int = 0
     seconds: float = 0.0
+    digests: list[bytes] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
         """A DataLoader calls this where the batch goes to a CUDA device."""
@@ -94,7 +97,7 @@ def decoded_batches(
         collate_fn=_as_it_is,
         pin_memory=pin,
     )
-    batches = iter(loader)
+    batches = _started(loader, decode)
     del loader
     try:
         while True:
@@ -111,6 +114,7 @@ def decoded_batches(
             if result is None:
                 return
             assert isinstance(result, Batch)
+            source.loaded(result.shard, result.digests)
             clock.add("decode", result.seconds)
             # Without workers decoding happens in the call above, and is no waiting.
             clock.add("wait", max(0.0, waited - (0.0 if workers else result.seconds)))
@@ -118,6 +122,34 @@ def decoded_batches(
     finally:
         # Ends the workers now. Left to the garbage collector, in no certain order, that takes seconds.
         del batches
+
+
+def _started(loader: DataLoader[Any], decode: Decode) -> Iterator[Any]:
+    """The loader's iterator; its workers begin. Raises InputError that names what cannot be sent to them."""
+    try:
+        return iter(loader)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:  # what Python's pickle raises
+        if not loader.num_workers:
+            raise
+        found = _unpicklable(decode, "") or ("", error)
+        raise InputError(
+            f"workers start as new processes here, and what they need cannot be sent there: {found[0]}{found[1]}; "
+            "define functions and classes at the top of a module (no lambda, nothing local to a function), or take "
+            "workers=0"
+        ) from None
+
+
+def _unpicklable(value: Any, path: str) -> tuple[str, Exception] | None:
+    """The innermost field of a data class or an object that does not pickle, and why."""
+    try:
+        pickle.dumps(value)
+    except Exception as error:  # anything may stand in the way
+        for name, field_ in getattr(value, "__dict__", {}).items():
+            inner = _unpicklable(field_, f"{path}{name}: ")
+            if inner is not None:
+                return inner
+        return path, error
+    return None
 
 
 def is_worker_death(error: BaseException) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,24 @@ class Views:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Which fields travel with a feature: those named in `fields`, or all but those in `drop`."""
+
+    fields: tuple[str, ...] | None = None
+    drop: tuple[str, ...] = ()
+
+    def of(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Raises InputError for a name that the sample does not have."""
+        named = self.drop if self.fields is None else self.fields
+        absent = [name for name in named if name not in fields]
+        if absent:
+            raise InputError(f"it has no field {absent[0]!r}; it has {', '.join(sorted(fields)) or 'none'}")
+        if self.fields is not None:
+            return {name: fields[name] for name in self.fields}
+        return {name: value for name, value in fields.items() if name not in self.drop}
+
+
+@dataclass(frozen=True)
 class Decoder:
     """RawBatch -> Batch, in a worker. `size` is the base image's (H, W); None where it is not known yet.
 
@@ -38,16 +56,19 @@ class Decoder:
     preprocess: Preprocess
     size: tuple[int, int] | None = None
     views: Views | None = None
+    keep: Kept = field(default_factory=Kept)
 
     def __call__(self, raw: RawBatch) -> Batch:
         # One sample after another: a decoded photo takes far more memory than what becomes of it.
         keys, fields, base = [], [], []  # type: tuple[list[str], list[dict[str, Any]], list[torch.Tensor]]
+        digests: list[bytes] = []
         views: list[list[torch.Tensor]] = []
         thetas: list[Theta] = []
         for item in raw.items:
             sample = self.sample(raw.shard, item)
             keys.append(sample.key)
             fields.append(sample.fields)
+            digests += () if sample.digest is None else (sample.digest,)
             base.append(self.base(raw.shard, sample))
             if self.views is not None:
                 rendered, theta = self._render_views(raw.shard, sample, base[-1])
@@ -62,12 +83,14 @@ class Decoder:
             theta=np.stack(thetas) if thetas else None,
             last=raw.last,
             work=raw.items[-1].work,
+            digests=digests,
         )
 
     def sample(self, shard: int, item: Item) -> Sample:
         """Load one item."""
         try:
-            return self.source.load(item)
+            sample = self.source.load(item)
+            return replace(sample, fields=self.keep.of(sample.fields))
         except FmshardsError as error:
             raise InputError(f"{self._where(shard, item.key)}: {error}") from None
         except Exception as error:  # a user's data set may raise anything

@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import islice
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from fmshards.calibration import LayerCalibration, calibrate
+from fmshards.calibration.calibrate import Progress
 from fmshards.codec import Codec, FeatureSpec, channel_bits, codec_for, fit_steps
 from fmshards.errors import InputError, ModelError
+from fmshards.extraction.calibration_images import calibration_images, head
 from fmshards.extraction.decode import Decoder
 from fmshards.extraction.forward import Prefix, run_prefix
-from fmshards.extraction.options import Request
 from fmshards.extraction.provenance import provenance
-from fmshards.extraction.sources import Item
+from fmshards.extraction.request import Request
 from fmshards.model import Cut, cuts_of, find_cut, multi_prefix
-from fmshards.shards import LayerPlan, Plan
+from fmshards.shards import LayerPlan, Plan, check_readable
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 CHUNK_BYTES = 4 << 20
-_CALIBRATION_SHARDS = 64  # input shards that calibration reads from at most
 _LOOK = 16  # samples looked at where there is no recipe to calibrate for
 _LOOK_FOR_ORDER = 64  # the same, where a channel order may be stored
-_SMALL = 300_000  # pixels of an image that is kept for calibration once it is decoded
 _EXACT_DB = -300.0  # stands for a mapped mirror without any error: JSON has no infinity
 
 
-def draft_plan(request: Request) -> tuple[Plan, Arrays]:
+def draft_plan(request: Request, progress: Progress | None = None) -> tuple[Plan, Arrays]:
     """The plan of a new set, without its calibration entry, and the calibration's arrays ("layer2/fill").
 
-    Reads the calibration sample, and runs the prefix on it where there is a recipe. Raises what reading, the model
-    and calibration raise.
+    Reads the calibration sample, and runs the prefix on it; progress is told how far this is. Raises what reading, the
+    model and calibration raise.
     """
     base = _first_base(request)
     size = (int(base.shape[1]), int(base.shape[2]))
-    images = calibration_images(request, size)
+    images = calibration_images(Decoder(request.source, request.preprocess, size, keep=request.kept), _wanted(request))
     example = base[None].to(request.device)
     found = _cuts(request, example)
     prefix = _named_prefix(request, found, example)
@@ -52,14 +48,15 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
         request.preprocess,
         request.recipe,
         request.mirror,
-        request.views,
+        request.options.views,
         request.sensitive,
         {name: cut.spec for name, cut in found.items()},
         steps=request.stepped,
         batch=request.batch,
-        seed=request.seed,
+        seed=request.options.seed,
         device=request.device,
         ordered=request.ordered,
+        progress=progress,
     )
     codecs = {name: _codec(request, name, cut.spec, measured[name], None) for name, cut in found.items()}
     layers = tuple(_layer(request, name, found[name], codecs[name], measured[name], dtypes[name]) for name in found)
@@ -67,21 +64,23 @@ def draft_plan(request: Request) -> tuple[Plan, Arrays]:
     stored = ("mirror",) if mirrored and request.mirror.way == "stored" else ()
     plan = Plan(
         identity=request.identity(size),
-        options=request.options(),
+        options=request.plan_options(),
         provenance={
-            **provenance(request.device),
+            **provenance(request.device, request.layout),
             "model": request.model_text,
-            "weights": request.weights_text,
+            "weights": request.options.weights,
             "source": request.source_text,
+            "probe": request.identities.probe(list(found), size),
+            "parts": {name: request.identities.parts(name) for name in found},
         },
         inputs=request.source.inputs,
-        chunk=request.chunk or chunk_length(max(codec.row_bytes for codec in codecs.values())),
+        chunk=request.options.chunk or chunk_length(max(codec.row_bytes for codec in codecs.values())),
         base_size=size,
         recipe=request.recipe.to_json(),
         mirror=request.mirror.to_json(),
-        views=request.views,
+        views=request.options.views,
         references=("base", "mirror") if mirrored else ("base",),
-        members=("base", *stored, *(f"view{v + 1}" for v in range(request.views))),
+        members=("base", *stored, *(f"view{v + 1}" for v in range(request.options.views))),
         layers=layers,
         classes=request.source.classes,
         calibration=None,
@@ -94,69 +93,27 @@ def chunk_length(largest_row: int) -> int:
     return min(max(CHUNK_BYTES // largest_row, 8), 256)
 
 
-def calibration_images(request: Request, size: tuple[int, int]) -> Sequence[Image.Image]:
-    """The calibration sample: as many from the beginning of each of up to 64 input shards, evenly spread.
-
-    The same for the same source, whatever else changes. Without a recipe, or steps to fit, a few images do.
-    """
-    least = _LOOK_FOR_ORDER if request.ordered else _LOOK
-    measured = request.recipe or request.stepped
-    wanted = request.calibration if measured else min(request.calibration, least)
-    inputs = len(request.source.inputs)
-    count = min(inputs, _CALIBRATION_SHARDS, wanted)
-    shards = [i * inputs // count for i in range(count)]
-    decoder = Decoder(request.source, request.preprocess, size)
-    found: list[tuple[int, Item]] = []
-    for i, shard in enumerate(shards):
-        share = (i + 1) * wanted // count - i * wanted // count
-        for item in _head(request, shard, share):
-            if request.preprocess.size is None:
-                decoder.base(shard, decoder.sample(shard, item))  # refuses, key named, another size than the first's
-            found.append((shard, item))
-    return _Images(decoder, found)
-
-
-class _Images(Sequence[Image.Image]):
-    """Images decoded when they are asked for; only small ones are kept: hundreds of photos would fill the memory."""
-
-    def __init__(self, decoder: Decoder, items: list[tuple[int, Item]]) -> None:
-        self._decoder, self._items = decoder, items
-        self._kept: dict[int, Image.Image] = {}
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    @overload
-    def __getitem__(self, i: int) -> Image.Image: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[Image.Image]: ...
-    def __getitem__(self, i: int | slice) -> Image.Image | list[Image.Image]:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        if i in self._kept:
-            return self._kept[i]
-        image = self._decoder.sample(*self._items[i]).image
-        if image.width * image.height <= _SMALL:
-            self._kept[i] = image
-        return image
-
-
-def _head(request: Request, shard: int, count: int) -> Iterator[Item]:
-    with closing(request.source.items(shard)) as items:
-        yield from islice(items, count)
+def _wanted(request: Request) -> int:
+    """Samples to calibrate on: without a recipe, or steps to fit, a few do."""
+    if request.recipe or request.stepped:
+        return request.calibration
+    return min(request.calibration, _LOOK_FOR_ORDER if request.ordered else _LOOK)
 
 
 def _first_base(request: Request) -> torch.Tensor:
-    decoder = Decoder(request.source, request.preprocess)
-    for item in _head(request, 0, 1):
-        return decoder.base(0, decoder.sample(0, item))
+    decoder = Decoder(request.source, request.preprocess, keep=request.kept)
+    for item in head(request.source, 0, 1):
+        sample = decoder.sample(0, item)
+        url = request.source.inputs[0].url
+        check_readable(sample.fields, request.options.layers, f"{url}: key {sample.key!r}")
+        return decoder.base(0, sample)
     raise InputError(f"{request.source.inputs[0].url} holds no sample")
 
 
 def _cuts(request: Request, example: torch.Tensor) -> dict[str, Cut]:
     known = request.analysis(example)
     every = cuts_of(known)
-    found = {name: find_cut(every, name, known) for name in request.layers}
+    found = {name: find_cut(every, name, known) for name in request.options.layers}
     names = [cut.name for cut in found.values()]
     for name, cut in found.items():
         if names.count(cut.name) > 1:
@@ -169,7 +126,7 @@ def _named_prefix(request: Request, found: Mapping[str, Cut], example: torch.Ten
     module = multi_prefix(request.model, [cut.name for cut in found.values()], analysis=request.analysis(example))
 
     def prefix(x: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = run_prefix(module, x, request.device, request.precision)
+        features = run_prefix(module, x, request.device, request.options.precision, request.layout)
         return {name: features[cut.name] for name, cut in found.items()}
 
     return prefix
@@ -196,19 +153,19 @@ def _codec(
     channels: Sequence[int] | None,
 ) -> Codec:
     """The codec of a layer's rate for its feature, or for these channels of it; its order and steps as calibrated."""
-    rate = request.layers[name]
+    rate = request.options.layers[name]
     order, steps, bits = None, None, channel_bits(rate)
     if measured.channels is not None:
         order = measured.channels.order(partial(codec_for, rate), channels)
     if bits and measured.values is not None:
         values = measured.values if channels is None else measured.values.select(tuple(channels))
-        steps = fit_steps(values, bits, request.filter is not None)
-    return codec_for(rate, spec, order, steps, request.filter)
+        steps = fit_steps(values, bits, request.options.filter is not None)
+    return codec_for(rate, spec, order, steps, request.options.filter)
 
 
 def _layer(request: Request, name: str, cut: Cut, codec: Codec, measured: LayerCalibration, dtype: str) -> LayerPlan:
     view = None
-    if request.views and measured.sensitive:
+    if request.options.views and measured.sensitive:
         view = _codec(request, name, cut.spec.select(len(measured.sensitive)), measured, measured.sensitive)
     return LayerPlan(
         name=name,

@@ -39,10 +39,11 @@ class ShardSink:
         self._theta: list[np.ndarray[Any, np.dtype[np.float32]]] = []
         self._stack = ExitStack()
         self._layers: list[_LayerSink] = []
+        every = [layer.name for layer in plan.layers]
         with ExitStack() as stack:
             for name in layers:
                 url = layer_url(set_url, name, f"{self._input.name}.tar")
-                writer = stack.enter_context(ShardWriter(url, plan.digest, name))
+                writer = stack.enter_context(ShardWriter(url, plan.digest, name, every))
                 self._layers.append(_LayerSink(plan.layer(name), plan, writer))
             self._stack = stack.pop_all()
 
@@ -58,11 +59,14 @@ class ShardSink:
         while len(self._keys) >= self._plan.chunk:
             self._write(self._plan.chunk)
 
-    def close(self) -> dict[str, ShardEntry]:
-        """Write the last chunk and publish the shards."""
+    def close(self, made_from: tuple[int | None, str] | None = None) -> dict[str, ShardEntry]:
+        """Write the last chunk and publish the shards. made_from: bytes and digest of the input, where known."""
         if self._keys:
             self._write(len(self._keys))
         with self._clock.span("write"):
+            if made_from is not None:
+                for layer in self._layers:
+                    layer.writer.input(*made_from)
             entries = {layer.plan.name: layer.close() for layer in self._layers}
             self._stack.close()
         return entries
@@ -115,7 +119,7 @@ class _LayerSink:
     def encode(self, features: Mapping[str, torch.Tensor], keys: list[str], pool: Executor | None) -> None:
         """Encode a batch. Raises CodecError that names the stream and the key."""
         for stream in self._streams:
-            x = features[stream.name].to("cpu", torch.float32)
+            x = features[stream.name].to("cpu", torch.float32).contiguous()
             try:
                 rows = encode_rows(stream.codec, x, pool)
             except CodecError:

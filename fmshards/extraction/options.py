@@ -1,240 +1,216 @@
-"""All options of an extraction, checked before anything is run, and the part of them that a plan is compared by."""
+"""What an extraction can be told: one frozen set of plain values, checked, as JSON too.
+
+The command line, the function, and whatever starts extractions elsewhere fill in the same `Options`.
+"""
 
 from __future__ import annotations
 
+import operator
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import nn
 
-from fmshards.augment import Mirror, Recipe, parse_mirror, parse_recipe
-from fmshards.calibration import Sensitive, parse_sensitive
-from fmshards.codec import FILTERS, channel_bits, codec_name
-from fmshards.errors import InputError
+from fmshards.augment import Recipe, parse_mirror
+from fmshards.calibration import parse_sensitive
+from fmshards.codec import FILTERS, codec_name
+from fmshards.errors import FormatError, InputError
 from fmshards.extraction.forward import PRECISIONS
-from fmshards.extraction.sources import Source, open_source
-from fmshards.model import Analysis, Preprocess, analyse, load_on, parse_preprocess, prefix_digest
+from fmshards.model import Preprocess
 from fmshards.shards import check_name
 
 Rate = str | float
 ORDERS = ("auto", "none")
 """Whether channels are stored in an order chosen on the calibration sample, where that pays."""
+ORIENTATIONS = ("apply", "refuse", "ignore")
+"""What becomes of an image that says that it is to be turned (EXIF)."""
+
+_LEAST = {"views": 0, "calibration": 1, "batch": 1, "workers": 0, "chunk": 1, "shard_size": 1, "seed": -(1 << 63)}
+_CHOICES = {"precision": tuple(PRECISIONS), "order": ORDERS, "filter": FILTERS, "orientation": ORIENTATIONS}
 
 
 @dataclass(frozen=True)
-class Request:
-    """What `extract` was asked for; every text is parsed, every default filled in."""
+class Options:
+    """The options of `extract`, which says what each means. All but the source, the output and the model.
 
-    source: Source
-    source_text: str
-    out: str
-    model: nn.Module
-    model_text: str
-    weights_text: str | None
-    layers: dict[str, Rate]
-    preprocess: Preprocess
-    recipe: Recipe
-    mirror: Mirror
-    views: int
-    sensitive: Sensitive | None
-    calibration: int
-    batch: int
-    device: torch.device
-    precision: str
-    workers: int
-    chunk: int | None
-    order: str
-    filter: str | None
-    seed: int
-    _analysed: dict[tuple[int, ...], Analysis] = field(default_factory=dict, compare=False, repr=False)
+    Values are plain and JSON holds them (`to_json`), with one exception: a function given as `preprocess` or `recipe`.
+    None stands for what is decided later: by the set that is there, the device or the source. What is natural is taken
+    for `layers`, `sensitive`, `device` and lists of names, and is plain afterwards. Raises InputError that names the
+    option.
+    """
 
-    def analysis(self, example: torch.Tensor) -> Analysis:
-        """The model's graph, held against the model on images like `example` [1, 3, H, W]; done once."""
-        size = tuple(example.shape[1:])
-        if size not in self._analysed:
-            self._analysed[size] = analyse(self.model, example)
-        return self._analysed[size]
+    layers: Mapping[str, Rate]
+    weights: str | None = None
+    preprocess: Any = None
+    recipe: Any = None
+    version: str | None = None
+    mirror: str = "stored"
+    views: int = 0
+    sensitive: str | None = None
+    calibration: int | None = None
+    batch: int | None = None
+    device: str | None = None
+    precision: str = "float32"
+    workers: int = 0
+    chunk: int | None = None
+    filter: str | None = None
+    shard_size: int | None = None
+    image_field: str | None = None
+    orientation: str | None = None
+    classes: str | tuple[str, ...] | None = None
+    fields: tuple[str, ...] | None = None
+    drop_fields: tuple[str, ...] = ()
+    order: str = "auto"
+    seed: int = 0
 
-    @cached_property
-    def stepped(self) -> frozenset[str]:
-        """The layers whose codec needs a step of each channel."""
-        return frozenset(name for name, rate in self.layers.items() if channel_bits(rate))
-
-    @cached_property
-    def ordered(self) -> frozenset[str]:
-        """The layers whose channels may get an order: those of zfp."""
-        return frozenset(n for n, rate in self.layers.items() if codec_name(rate) == "zfp" and self.order == "auto")
-
-    @cached_property
-    def digests(self) -> dict[str, str]:
-        """The digest of the prefix of each layer."""
-        return {name: prefix_digest(self.model, name) for name in self.layers}
-
-    def decided(self, base_size: Sequence[int]) -> dict[str, Any]:
-        """What of a plan's JSON is decided before anything is run."""
-        return {"identity": self.identity(base_size), "options": self.options()}
-
-    def identity(self, base_size: Sequence[int]) -> dict[str, Any]:
-        """What decides whether a shard set is this one, for readers too."""
-        return {
-            "layers": {name: {"cut": name, "prefix": prefix_digest(self.model, name)} for name in self.layers},
-            "dtype": self.precision,
-            "preprocess": self.preprocess.text,
-            "recipe": str(self.recipe),
-            "mirror": str(self.mirror),
-            "views": self.views,
-            "sensitive": None if self.sensitive is None else str(self.sensitive),
-            "seed": self.seed,
-            "base_size": list(base_size),
+    def __post_init__(self) -> None:
+        plain = {
+            "layers": layer_rates(self.layers),
+            "weights": _path("weights", self.weights),
+            "preprocess": self.preprocess if _function(self.preprocess) else _text("preprocess", self.preprocess),
+            "recipe": self.recipe if _function(self.recipe) else _text("recipe", self.recipe or None),
+            "version": _text("version", self.version),
+            "mirror": str(parse_mirror(self.mirror)),
+            "sensitive": None if self.sensitive is None else str(parse_sensitive(self.sensitive)),
+            "device": str(self.device) if isinstance(self.device, torch.device) else _text("device", self.device),
+            "image_field": _text("image_field", self.image_field),
+            "classes": _path("classes", self.classes) if _textual(self.classes) else _names("classes", self.classes),
+            "fields": _names("fields", self.fields),
+            "drop_fields": _names("drop_fields", self.drop_fields) or (),
+            **{name: _whole(name, getattr(self, name), least) for name, least in _LEAST.items()},
         }
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value is None and DEFAULTS[name] is None:
+                continue
+            if not isinstance(value, str) or value not in choices:
+                none = ", or none" if DEFAULTS[name] is None else ""
+                raise InputError(f"{name} is {value!r}; expected one of {', '.join(choices)}{none}")
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+        if self.fields is not None and self.drop_fields:
+            raise InputError("fields and drop_fields are both given: fields names all that are kept, leave one out")
 
-    def options(self) -> dict[str, Any]:
-        """The other options on which bytes depend."""
-        return {
-            **self.source.options(),
-            "rates": {name: _rate_text(rate) for name, rate in self.layers.items()},
-            "batch": self.batch,
-            "calibration": self.calibration,
-            "chunk": self.chunk,
-            "order": self.order,
-            # Only where there is one: a set without stays the set that it was.
-            **({} if self.filter is None else {"filter": self.filter}),
-        }
+    def to_json(self) -> dict[str, Any]:
+        """The options as JSON holds them. Raises InputError where a function is among them."""
+        found = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if _function(value):
+                raise InputError(f"{field.name} is a function, which no text can hold: write it as text")
+            found[field.name] = list(value) if isinstance(value, tuple) else value
+        found["layers"] = dict(self.layers)
+        return found
+
+    @staticmethod
+    def from_json(value: Any) -> Options:
+        """Read `to_json`'s output; what is left out has its default. Raises InputError."""
+        known = {field.name for field in fields(Options)}
+        if not isinstance(value, Mapping) or "layers" not in value or not set(value) <= known:
+            odd = sorted(map(str, set(value) - known)) if isinstance(value, Mapping) else [type(value).__name__]
+            raise InputError(
+                f"options are an object with layers and any of {', '.join(sorted(known - {'layers'}))}; found "
+                f"{', '.join(odd) or 'no layers'}"
+            )
+        return Options(**value)
 
 
-def layer_rates(texts: Iterable[str]) -> dict[str, Rate]:
-    """`NAME:RATE` texts as `extract`'s `layers`. Raises InputError."""
+def layer_rates(given: Any) -> dict[str, Rate]:
+    """What names layers and rates, as a dict: a mapping name -> rate, a text `NAME:RATE`, or a list of such texts.
+
+    Raises InputError that names the argument, FormatError for a name that no set can hold.
+    """
+    if isinstance(given, Mapping):
+        layers = dict(given)
+    elif isinstance(given, str) or (isinstance(given, Iterable) and not isinstance(given, (bytes, torch.Tensor))):
+        layers = _parsed([given] if isinstance(given, str) else list(given))
+    else:
+        raise InputError(f"layers is {given!r}; {_LAYERS}"[:300])
+    if not layers:
+        raise InputError(f"layers: no layer is given; {_LAYERS}")
+    for name, rate in layers.items():
+        try:
+            check_name(name, "layers: the layer's name")
+        except FormatError as error:
+            raise InputError(str(error)) from None
+        if isinstance(rate, bool) or not isinstance(rate, (str, int, float)):
+            raise InputError(f"layers: the rate of {name!r} is {rate!r}; expected bits a value or text such as 'fp16'")
+        codec_name(rate)
+    return layers
+
+
+_LAYERS = "expected {'layer2': 4}, 'layer2:4', or a list of such texts"
+
+
+def _parsed(texts: Sequence[Any]) -> dict[str, Rate]:
     layers: dict[str, Rate] = {}
     for text in texts:
-        name, colon, rate = text.rpartition(":")
+        name, colon, rate = text.rpartition(":") if isinstance(text, str) else ("", "", "")
         if not colon or not name or not rate:
-            raise InputError(f"the layer {text!r} reads wrong; expected NAME:RATE, such as layer2:4 or layer2:fp16")
+            raise InputError(
+                f"layers: the layer {text!r} reads wrong; expected NAME:RATE, such as layer2:4 or layer2:fp16"
+            )
         if name in layers:
-            raise InputError(f"the layer {name!r} is given twice")
+            raise InputError(f"layers: the layer {name!r} is given twice")
         layers[name] = rate
     return layers
 
 
-def make_request(
-    source: Any,
-    out: str,
-    *,
-    model: str | nn.Module,
-    layers: Mapping[str, Rate],
-    weights: str | None,
-    preprocess: Any,
-    recipe: Any,
-    mirror: str | Mirror,
-    views: int,
-    sensitive: Any,
-    calibration: int,
-    batch: int,
-    device: str | torch.device | None,
-    precision: str,
-    workers: int,
-    chunk: int | None,
-    filter: str | None,
-    shard_size: int | None,
-    image_field: str | None,
-    order: str,
-    seed: int,
-) -> Request:
-    """Check and parse. Raises InputError or ModelError, naming the option."""
-    if not layers:
-        raise InputError("no layer is given; expected at least one NAME:RATE")
-    for name, rate in layers.items():
-        check_name(name, "the layer's name")
-        codec_name(rate)
-    for what, value, least in (
-        ("batch", batch, 1),
-        ("calibration", calibration, 1),
-        ("views", views, 0),
-        ("workers", workers, 0),
-        ("chunk", 1 if chunk is None else chunk, 1),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{what} is {value!r}; expected a whole number, {least} or more")
-    if precision not in PRECISIONS:
-        raise InputError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
-    if order not in ORDERS:
-        raise InputError(f"order is {order!r}; expected one of {', '.join(ORDERS)}")
-    if filter is not None and filter not in FILTERS:
-        raise InputError(f"filter is {filter!r}; expected one of {', '.join(FILTERS)}, or none")
-    found_recipe = parse_recipe(recipe)
-    found_mirror = parse_mirror(mirror) if found_recipe.flips else Mirror("none")
-    chosen = _check_views(found_recipe, views, sensitive)
-    if views % 2 and found_mirror.way != "none":
-        warnings.warn(
-            f"views={views} is odd: even views show the mirror, so that flipped and unflipped come unevenly; an even "
-            "number shows both alike",
-            stacklevel=4,
-        )
-    loaded, where = load_on(model, weights, device)
-    return Request(
-        source=open_source(source, shard_size=shard_size, image_field=image_field, seed=seed),
-        source_text=_source_text(source),
-        out=out,
-        model=loaded,
-        model_text=model if isinstance(model, str) else type(model).__name__,
-        weights_text=weights,
-        layers=dict(layers),
-        preprocess=parse_preprocess(preprocess, model=loaded, name=model if isinstance(model, str) else None),
-        recipe=found_recipe,
-        mirror=found_mirror,
-        views=views,
-        sensitive=chosen,
-        calibration=calibration,
-        batch=batch,
-        device=where,
-        precision=precision,
-        workers=workers,
-        chunk=chunk,
-        order=order,
-        filter=filter,
-        seed=seed,
-    )
+def _function(value: Any) -> bool:
+    """What stays the object that it is: a function, or what was parsed from one."""
+    return callable(value) or (isinstance(value, Preprocess) and value.function is not None) or _custom(value)
 
 
-def _rate_text(rate: Rate) -> str:
-    """One text for 4, 4.0 and "4"."""
-    try:
-        return f"{float(rate):g}"
-    except ValueError:
-        return str(rate)
+def _custom(value: Any) -> bool:
+    return isinstance(value, Recipe) and value.custom_text is not None
 
 
-def _source_text(source: Any) -> str:
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    if isinstance(source, (list, tuple)) and source and isinstance(source[0], str):
-        return source[0] if len(source) == 1 else f"{source[0]} and {len(source) - 1} more"
-    return type(source).__name__
+def _textual(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
 
 
-def _check_views(recipe: Recipe, views: int, sensitive: Any) -> Sensitive | None:
-    """The choice of channels that views hold, None without views. Raises InputError where these contradict."""
-    if not views:
-        if sensitive is not None:
-            raise InputError("sensitive is given without views: it says which channels stored views hold")
-        if recipe.custom_text is not None:
-            raise InputError(
-                "the recipe is a transform of images, which no feature can follow: store whole views of it (views=4, "
-                "sensitive=1.0)"
-            )
+def _text(name: str, value: Any) -> str | None:
+    if isinstance(value, Preprocess):
+        return value.text
+    if isinstance(value, Recipe):
+        return str(value)
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        kind = "text or a function" if name in ("preprocess", "recipe") else "text"
+        raise InputError(f"{name} is {value!r}; expected {kind}"[:300])
+    return value
+
+
+def _path(name: str, value: Any) -> str | None:
+    return _text(name, os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def _names(name: str, value: Any) -> tuple[str, ...] | None:
+    """A list of names; of fields also as the command line writes them, with commas between."""
+    if value is None:
         return None
-    if not recipe:
-        raise InputError(f"views={views} without a recipe: views are drawn from one")
-    if sensitive is None:
+    items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) and item for item in items):
+        raise InputError(f"{name} is {value!r}; expected a list of names"[:300])
+    if len(set(items)) != len(items):
+        raise InputError(f"{name} has a name twice: {', '.join(items)}"[:300])
+    return tuple(items)
+
+
+def _whole(name: str, value: Any, least: int) -> int | None:
+    if value is None and DEFAULTS[name] is None:
+        return None
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or not least <= number < 1 << 63:
         raise InputError(
-            f"views={views} without sensitive: say which channels they hold: a fraction such as 0.25 (1.0: whole "
-            "views), threshold(0.9), or a list"
+            f"{name} is {value!r}; expected a whole number{'' if least < 0 else f', {least} or more'}"[:300]
         )
-    chosen = parse_sensitive(sensitive)
-    if recipe.custom_text is not None and not chosen.whole:
-        raise InputError(f"the recipe is a transform of images: its views must be whole (sensitive=1.0, not {chosen})")
-    return chosen
+    return number
+
+
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Options)}
+"""What an option is where it is not given."""

@@ -16,8 +16,8 @@ import fmshards
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "pillow", "zfpy", "zstandard")
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    """Versions, device, threads and precision flags of this process, as plain JSON."""
+def provenance(device: torch.device, layout: str = "contiguous") -> dict[str, Any]:
+    """Versions, device, threads, precision flags and memory format of this process, as plain JSON."""
     return {
         "versions": {
             "fmshards": fmshards.__version__,
@@ -27,7 +27,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "machine": platform.machine(),
         "device": _device(device),
         "threads": torch.get_num_threads(),
-        "memory_format": "contiguous",
+        "memory_format": layout,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32 if device.type == "cuda" else None,
         "cudnn_benchmark": torch.backends.cudnn.benchmark if device.type == "cuda" else None,

@@ -16,7 +16,7 @@ from fmshards.extraction.batches import RawBatch
 from fmshards.extraction.decode import Decoder
 from fmshards.extraction.forward import run_prefix
 from fmshards.extraction.sources import Source, open_source
-from fmshards.model import load_on, multi_prefix, parse_preprocess, prefix_digest
+from fmshards.model import blank_image, identity_differences, load_on, multi_prefix, parse_preprocess
 from fmshards.shards import (
     LayerPlan,
     Manifest,
@@ -74,7 +74,7 @@ def verify(
     recomputed = 0
     if model is not None:
         loaded, place = load_on(model, weights, device)
-        wrong = list(_identity(manifest.plan, loaded))
+        wrong = _identity(manifest.plan, loaded)
         problems += wrong
         if not problems:
             found = source_of(manifest.plan, source)
@@ -103,6 +103,8 @@ def source_of(plan: Plan, source: Any = None) -> Source:
         shard_size=options.get("shard_size") if folder else None,
         image_field=options.get("image_field"),
         seed=plan.identity.get("seed", 0),
+        classes=plan.classes if options.get("source") == "folder" else None,
+        orientation=options.get("orientation", "ignore"),
     )
     ours, theirs = ([(i.bytes, i.samples, i.digest) for i in inputs] for inputs in (found.inputs, plan.inputs))
     if ours != theirs:
@@ -133,23 +135,18 @@ def _shards(url: str, manifest: Manifest) -> Iterator[str]:
                 yield str(error)
 
 
-def _identity(plan: Plan, model: nn.Module) -> Iterator[str]:
-    for layer in plan.layers:
-        stored = plan.identity["layers"][layer.name]["prefix"]
-        found = prefix_digest(model, layer.cut)
-        if found != stored:
-            yield (
-                f"layer {layer.name}: another model's set: the weights and buffers of the prefix have digest "
-                f"{found[:16]}..., the plan says {stored[:16]}..."
-            )
+def _identity(plan: Plan, model: nn.Module) -> list[str]:
+    layers = [(layer.name, layer.cut) for layer in plan.layers]
+    return identity_differences(
+        plan.identity, layers, model, plan.provenance.get("probe"), plan.provenance.get("parts")
+    )
 
 
 def _recompute(
     url: str, manifest: Manifest, model: nn.Module, decoder: Decoder, device: torch.device
 ) -> tuple[int, list[str]]:
     plan = manifest.plan
-    example = torch.zeros(1, 3, *plan.base_size, device=device)
-    prefix = multi_prefix(model, [layer.cut for layer in plan.layers], example)
+    prefix = multi_prefix(model, [layer.cut for layer in plan.layers], blank_image(model, plan.base_size))
     problems = []
     places = list(_places(manifest))
     for shard, row in places:

@@ -135,6 +135,10 @@ def _notes(known: Analysis, spans: Spans, point: Point) -> tuple[list[str], str 
             "before it the model's own forward (not a submodule's) acts differently in train mode and cannot be "
             "frozen: make that part a module, such as nn.Dropout for F.dropout"
         )
+    impure = known.impure.get(point.node)
+    if impure is not None:
+        notes.append(f"no function of its image alone: it {impure}")
+        problem = f"its value for an image {impure}, so that it cannot be stored"
     modal = spans.shared_by_mode(known.model, point.end)
     if modal:
         notes.append(f"modules that act differently in train mode are used on both sides: {listed(modal)}")

@@ -9,6 +9,7 @@ from torch import nn
 
 from fmshards.errors import InputError
 from fmshards.model.load import load_model
+from fmshards.model.unwrap import unwrap
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -24,12 +25,14 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 def load_on(
     model: str | nn.Module, weights: str | None, device: str | torch.device | None
 ) -> tuple[nn.Module, torch.device]:
-    """The model on its device. A module of the caller's is never moved: it is copied if it lies elsewhere."""
+    """The model on its device, out of its wrappers. A module of the caller's is never moved: it is copied if it lies
+    elsewhere. Raises InputError and ModelError."""
     if isinstance(model, str):
         where = pick_device(device)
         return load_model(model, weights).to(where), where
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {type(model).__name__}; expected text such as torchvision:resnet18, or a module")
+    model = unwrap(model)
     if weights is not None:
         raise InputError("weights are given with a module: load them into it, or name the model by text")
     own = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))

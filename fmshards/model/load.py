@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import warnings
 from collections.abc import Iterable
@@ -16,7 +17,8 @@ from typing import Any
 
 from torch import nn
 
-from fmshards.errors import ModelError
+from fmshards.errors import InputError, ModelError
+from fmshards.model.unwrap import unwrap
 from fmshards.model.weights import is_file, load_weights
 
 _PRETRAINED = ("default", "pretrained")
@@ -34,7 +36,7 @@ class Source:
     preprocess: str | None = None
 
 
-def load_model(name: str, weights: str | None = None) -> nn.Module:
+def load_model(name: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
     """The model of that name, in eval mode.
 
     name: `torchvision:NAME`, `timm:NAME`, `package.module:FACTORY` or `path/to/file.py:FACTORY`; a factory is called
@@ -42,8 +44,15 @@ def load_model(name: str, weights: str | None = None) -> nn.Module:
     `IMAGENET1K_V1` of torchvision, `pretrained` or a tag of timm. Without weights the model is as its library or
     factory makes it, mostly random, and a warning says so.
 
-    Raises ModelError: unknown names (with the nearest), factories that fail, weights that do not fit.
+    Raises ModelError: unknown names (with the nearest), factories that fail, weights that do not fit; InputError for
+    arguments of another kind.
     """
+    if not isinstance(name, str):
+        raise InputError(f"name is {name!r}; expected text such as torchvision:resnet18")
+    if isinstance(weights, os.PathLike):
+        weights = os.fspath(weights)
+    if weights is not None and not isinstance(weights, str):
+        raise InputError(f"weights is {type(weights).__name__}; expected a file's path or a name of the library's own")
     library, _, rest = name.rpartition(":") if not name.startswith(("torchvision:", "timm:")) else name.partition(":")
     if not library or not rest:
         raise ModelError(
@@ -74,7 +83,7 @@ def load_model(name: str, weights: str | None = None) -> nn.Module:
 
 def source_of(model: nn.Module | None) -> Source | None:
     """Where `load_model` had a model from."""
-    found = getattr(model, "_fmshards_source", None)
+    found = getattr(model if model is None else unwrap(model), "_fmshards_source", None)
     return found if isinstance(found, Source) else None
 
 

@@ -97,9 +97,15 @@ class Prefix(Part):
     ) -> None:
         super().__init__(model, {False: graph, True: graph}, constants)
         self._part_shared = tuple(sorted(shared))
+        self._part_first = _first_weight(self, graph)
 
     def forward(self, x: torch.Tensor) -> Any:
-        """x [B, 3, H, W]: the feature at the cut, or {name: feature} for several cuts."""
+        """x [B, C, H, W]: the feature at the cut, or {name: feature} for several cuts.
+
+        Floating-point images are cast to the dtype of the first weights: a model in half precision takes float32 ones.
+        """
+        if self._part_first is not None and x.is_floating_point():
+            x = x.to(_tensor_at(self, self._part_first).dtype)
         shared = [(m, m.training) for path in self._part_shared for m in self.get_submodule(path).modules()]
         if any(m.training for m in self.modules()):
             nn.Module.train(self, False)
@@ -110,6 +116,24 @@ class Prefix(Part):
         finally:
             for module, was in shared:
                 module.training = was
+
+
+def _first_weight(part: nn.Module, graph: fx.Graph) -> str | None:
+    """The path of the first floating-point parameter or buffer that the graph uses."""
+    for node in graph.nodes:
+        if node.op == "call_module":
+            module = part.get_submodule(str(node.target))
+            held = [(f"{node.target}.{name}", t) for name, t in (*module.named_parameters(), *module.named_buffers())]
+        else:
+            held = [(str(node.target), _tensor_at(part, str(node.target)))] if node.op == "get_attr" else []
+        for path, tensor in held:
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+                return path
+    return None
+
+
+def _tensor_at(part: nn.Module, path: str) -> Any:
+    return attribute(part, {}, path)
 
 
 _FETCHES = ("call_module", "get_attr")

@@ -15,6 +15,8 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as V
 
 from fmshards.errors import InputError
+from fmshards.functions import callable_name
+from fmshards.model.image import to_rgb
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RESAMPLE = {
@@ -54,19 +56,20 @@ class Preprocess:
 
     steps: what happens to the image, in order. mean, std: of each channel, for values in [0, 1]; None: as they are.
     function: instead of all these, a function of the user's; it has no geometry, and theta cannot be rendered
-    through it. text: how it is written; the same text always means the same preprocessing.
+    through it. named: how the function stands in a set's identity (fmshards.functions). text: how it is written; the
+    same text always means the same preprocessing.
     """
 
     steps: tuple[Resize | CenterCrop, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     function: Callable[[Image.Image], torch.Tensor] | None = None
+    named: str | None = None
 
     @property
     def text(self) -> str:
         if self.function is not None:
-            kind = self.function if hasattr(self.function, "__qualname__") else type(self.function)
-            return f"{kind.__module__}:{kind.__qualname__}"
+            return self.named or callable_name(self.function)
         parts = [str(step) for step in self.steps]
         if self.mean is not None:
             same = (self.mean, self.std) == IMAGENET
@@ -146,22 +149,6 @@ class Preprocess:
                 left, top = left + first * x, top + above * y
                 right, bottom = left + width * x, top + height * y
         return (left, top, right, bottom), (height, width)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as RGB: grey, palette, CMYK; transparency is dropped, 16 bits become 8. Raises InputError."""
-    if not isinstance(image, Image.Image):
-        raise InputError(f"expected a PIL image, found {type(image).__name__}")
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        image = Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise InputError("expected an image of 8 or 16 bits, found one of floating-point values")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
 
 
 def _checked(x: Any, text: str) -> torch.Tensor:

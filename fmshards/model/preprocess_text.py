@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from fmshards.errors import InputError, ModelError
+from fmshards.functions import callable_name, function_text
 from fmshards.model.load import Source, source_of
 from fmshards.model.preprocess import IMAGENET, RESAMPLE, CenterCrop, Preprocess, Resize
 from fmshards.terms import Term, parse_terms
@@ -25,6 +26,7 @@ def parse_preprocess(
     model: nn.Module | None = None,
     name: str | None = None,
     weights: str | None = None,
+    version: str | None = None,
 ) -> Preprocess:
     """Preprocessing as a user gives it.
 
@@ -32,14 +34,15 @@ def parse_preprocess(
     an RGB PIL image; or None, the model's own, or the PREPROCESS beside its factory. The terms, in any order but
     normalize last: `resize(S)` (shorter side) or `resize((H, W))`, `interpolation=bilinear|bicubic|nearest|lanczos`;
     `center_crop(S)`; `normalize(imagenet)` or `normalize(mean=(..), std=(..))`; `none`. Resizing is antialiased, as
-    PIL's always is. model, name, weights: where the model's own is asked for.
+    PIL's always is. model, name, weights: where the model's own is asked for. version: the user's name for what a
+    function does, in place of a digest of it.
 
-    Raises InputError.
+    Raises InputError, also for a function of which no digest can be made, where `version` is None.
     """
     if isinstance(text, Preprocess):
         return text
     if text is not None and not isinstance(text, str):
-        return _of_callable(text)
+        return _of_callable(text, version)
     source = source_of(model) or Source(name or "", weights)
     if text is None:
         text = source.preprocess or next(
@@ -177,7 +180,11 @@ def _preset(made: Any) -> Preprocess | None:
     )
 
 
-def _of_callable(function: Any) -> Preprocess:
+def _of_callable(function: Any, version: str | None) -> Preprocess:
     if not callable(function):
         raise InputError(f"{_WHAT}: expected a text or a function of a PIL image, found {type(function).__name__}")
-    return _preset(function) or Preprocess(function=function)
+    known = _preset(function)
+    if known is not None:
+        return known
+    named = function_text(function, f"the {_WHAT}", callable_name(function), version)
+    return Preprocess(function=function, named=named)

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fmshards.errors import ModelError
+from fmshards.errors import InputError, ModelError
 from fmshards.model.cuts import Cut, cuts_of, find_cut
 from fmshards.model.graph.analyse import Analysis, analyse
 from fmshards.model.graph.sharing import spans_of
 from fmshards.model.graph.sizes import fixed, write
 from fmshards.model.part import Part, Prefix
+from fmshards.model.unwrap import unwrap
 
 
 def split(
@@ -30,9 +31,12 @@ def split(
     without one, the size that the model names, or 224 x 224. analysis: of `analyse`, where there is one already.
 
     Raises ModelError where the model does not trace, the cut is not valid, weights are used on both sides of it, or
-    an operation after it writes over the feature in place: with the nearest valid cuts.
+    an operation after it writes over the feature in place: with the nearest valid cuts. Raises InputError for an
+    argument of another kind.
     """
-    known = analysis if analysis is not None else analyse(model, example)
+    model = unwrap(model)
+    _check_cut(cut, "cut")
+    known = _known(model, example, analysis)
     found = valid_cut(cuts_of(known), cut, known)
     kept = {training: _suffix_graph(known, found.node, training) for training in (False, True)}
     if known.trace.graphs[True] is known.trace.graphs[False]:
@@ -59,12 +63,33 @@ def multi_prefix(
 
     It stands under the same guarantees, and raises the same errors, as `split`'s.
     """
-    known = analysis if analysis is not None else analyse(model, example)
+    model = unwrap(model)
+    if isinstance(cuts, (str, Cut)) or not isinstance(cuts, Sequence):
+        raise InputError(f"cuts is {cuts!r}; expected a list of cuts or of their names")
+    for cut in cuts:
+        _check_cut(cut, "cuts")
+    known = _known(model, example, analysis)
     listed = cuts_of(known)
     nodes = {(c if isinstance(c, str) else c.name): valid_cut(listed, c, known).node for c in cuts}
     if not nodes:
         raise ModelError("expected at least one cut")
     return Prefix(model, _prefix_graph(known, nodes), known.trace.constants)
+
+
+def _known(model: nn.Module, example: torch.Tensor | None, analysis: Analysis | None) -> Analysis:
+    if analysis is None:
+        return analyse(model, example)
+    if not isinstance(analysis, Analysis):
+        raise InputError(f"analysis is {type(analysis).__name__}; expected what fmshards.model.analyse gives, or None")
+    return analysis
+
+
+def _check_cut(cut: Any, argument: str) -> None:
+    if not isinstance(cut, (str, Cut)):
+        raise InputError(
+            f"{argument}: found {cut!r}; expected the name of a cut or a Cut (for several cuts in one pass: "
+            "fmshards.model.multi_prefix)"
+        )
 
 
 def valid_cut(cuts: Sequence[Cut], cut: str | Cut, known: Analysis) -> Cut:

@@ -160,22 +160,16 @@ def open_catalog(url: str, layers: Sequence[str] | str | None = None, model: nn.
 
 
 def check_identity(catalog: Catalog, model: nn.Module) -> None:
-    """Raise MismatchError unless `model`'s weights and buffers before each layer's cut are those of the writer."""
-    from fmshards.model import prefix_digest
+    """Raise MismatchError unless `model` up to each layer's cut is the model that wrote the set."""
+    from fmshards.model import identity_differences
 
-    stored = catalog.manifest.plan.identity.get("layers")
-    for layer in catalog.layers:
-        known = stored.get(layer.name) if isinstance(stored, dict) else None
-        expected = known.get("prefix") if isinstance(known, dict) else None
-        if expected is None:
-            raise MismatchError(
-                f"{catalog.url}: the plan does not say which weights wrote layer {layer.name}, so that no model can "
-                "be checked against it; leave model out, or extract the set again"
-            )
-        found = prefix_digest(model, layer.cut)
-        if found != expected:
-            raise MismatchError(
-                f"{catalog.url}: layer {layer.name} was written by other weights than this model's: the parameters "
-                f"and buffers before the cut {layer.cut} have the digest {found[:16]}, the plan says "
-                f"{str(expected)[:16]}; load the weights that the set was extracted with, or extract it again"
-            )
+    plan = catalog.manifest.plan
+    differences = identity_differences(
+        plan.identity,
+        [(layer.name, layer.cut) for layer in catalog.layers],
+        model,
+        plan.provenance.get("probe"),
+        plan.provenance.get("parts"),
+    )
+    if differences:
+        raise MismatchError("\n".join(f"{catalog.url}: {line}" for line in differences))

@@ -1,19 +1,30 @@
-"""The other fields of a sample: what a meta can hold of them, and what WebDataset's extensions mean."""
+"""The other fields of a sample, and the rule by which a reader serves them; a writer refuses what it refuses.
+
+A field comes out of a batch under its own name, or as `field.<name>` where the batch has that name itself.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fmshards.errors import FormatError, InputError
-from fmshards.shards.limits import DEPTH, FIELDS, MSGPACK_LENGTH, NAME_LENGTH
+from fmshards.shards.jsonio import check_values
+from fmshards.shards.limits import FIELDS, MSGPACK_VALUES, NAME_LENGTH
+from fmshards.shards.values import field_value, too_deep
 
+LABEL = "cls"
 _INTEGER = {"cls", "cls2", "index", "id"}
 _JSON = {"json"}
 _TEXT = {"txt", "text"}
+_OWN = ("theta", "view", "mirrored", "valid", "__key__", "__url__")
+_OF_A_LAYER = ("", ".rows", ".view_rows", ".view")
+_INSTEAD = "repair it, or leave the field out"
 
 
 def decode_field(name: str, value: Any) -> Any:
@@ -29,77 +40,138 @@ def decode_field(name: str, value: Any) -> Any:
         if extension in _INTEGER:
             return int(value)
         if extension in _JSON:
-            return json.loads(value)
+            check_values(value, MSGPACK_VALUES)
+            found = json.loads(value)
+            if too_deep((found,)):
+                raise ValueError("it is nested too deeply")
+            return found
         if extension in _TEXT:
             return value.decode("utf-8")
     except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         shown = value[:40] + (b"..." if len(value) > 40 else b"")
-        raise FormatError(f"field {name!r} cannot be read as {extension}: {error}; it holds {shown!r}") from None
+        raise FormatError(f"field {name!r} cannot be read as {extension}: {reason}; it holds {shown!r}") from None
     return value
 
 
-def field_value(value: Any, what: str = "field") -> Any:
-    """`value` in the types that msgpack has: None, bool, int, float, str, bytes, list, dict with text keys.
+def decode_column(name: str, values: Sequence[Any], keys: Sequence[str], where: str) -> list[Any]:
+    """A chunk's values of one field, decoded. Raises FormatError that names the key of the first that cannot be."""
+    out = []
+    for key, value in zip(keys, values, strict=True):
+        try:
+            out.append(decode_field(name, value))
+        except FormatError as error:
+            raise FormatError(f"{where}: sample {key!r}: {error}") from None
+    return out
 
-    numpy and torch scalars become Python's, arrays and tensors nested lists, tuples lists. Raises InputError,
-    beginning with `what`, for anything else: nothing is pickled, so nothing else can travel.
+
+def batch_names(layers: Iterable[str]) -> frozenset[str]:
+    """Every name that a batch or a sample of these layers has of its own, so that no field can have it."""
+    return frozenset(_OWN).union(f"{layer}{end}" for layer in layers for end in _OF_A_LAYER)
+
+
+def served_names(fields: Iterable[str], layers: Iterable[str]) -> dict[str, str]:
+    """Field -> its name in a batch of these layers: `field.<name>` where the batch has that name itself.
+
+    Raises FormatError where two fields would have one name.
     """
-    return _value(value, what, 0)
+    taken, out = batch_names(layers), {}
+    for name in fields:
+        out[name] = f"field.{name}" if name in taken else name
+    seen: dict[str, str] = {}
+    for name, served in out.items():
+        if served in taken or served in seen:
+            other = f"the field {seen[served]!r}" if served in seen else "what a batch has of its own"
+            raise FormatError(
+                f"the field {name!r} would be {served!r} in a batch, as {other} is; leave one of them out"
+            )
+        seen[served] = name
+    return out
 
 
-def _value(value: Any, what: str, depth: int) -> Any:
-    if value is None or isinstance(value, (bool, float)):
-        return float(value) if isinstance(value, float) else value
-    if isinstance(value, int):
-        if not -(1 << 63) <= value < 1 << 64:
-            raise InputError(f"{what}: the integer {str(value)[:30]} does not fit 64 bits; give it as text")
-        return int(value)
-    if isinstance(value, str):
-        return _text(value, what)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value)
-    if isinstance(value, np.generic) or (hasattr(value, "tolist") and hasattr(value, "dtype")):
-        # An array, or a tensor without importing torch; .tolist() of a 0-d one is a scalar.
-        detached = value.detach() if hasattr(value, "detach") else value
-        if isinstance(detached, np.ndarray) and detached.dtype.kind == "V":
-            raise InputError(f"{what}: a structured array cannot travel; give its columns as fields")
-        plain = detached.tolist()
-        if type(plain) is type(value):
-            raise InputError(f"{what}: cannot store a value of type {type(value).__name__}")
-        return _value(plain, what, depth)
-    if depth >= DEPTH:
-        raise InputError(f"{what}: nested more than {DEPTH} deep")
-    if isinstance(value, (list, tuple)):
-        _length(len(value), what)
-        return [_value(v, what, depth + 1) for v in value]
-    if isinstance(value, Mapping):
-        _length(len(value), what)
-        out = {}
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise InputError(f"{what}: a dict's keys must be text, found {key!r}"[:300])
-            out[_text(key, what)] = _value(inner, what, depth + 1)
-        return out
-    raise InputError(
-        f"{what}: cannot store a value of type {type(value).__name__}; give numbers, text, bytes, arrays, or lists and "
-        "dicts of these"
-    )
+def column(name: str, values: Sequence[Any]) -> NDArray[Any] | list[Any]:
+    """Decoded values of n samples as a batch has them.
+
+    The labels, `cls`: whole numbers int64 [n], numbers float32 [n], vectors of k numbers each int64 or float32 [n, k].
+    Every other field, and labels of any other kind, a list.
+    """
+    if name.removeprefix("field.") != LABEL or not values:
+        return list(values)
+    kinds = {label_kind(value) for value in values}
+    widths = {width for width, _ in kinds}
+    if None in widths or len(widths) != 1:
+        return list(values)
+    return np.array(values, np.int64 if all(whole for _, whole in kinds) else np.float32)
 
 
-def _text(value: str, what: str) -> str:
+def label_kind(value: Any) -> tuple[int | None, bool]:
+    """(width, whole) of a label: width 0 for one number, k for a vector of k, None for what is no tensor."""
+    numbers = value if isinstance(value, list) else [value]
+    if not numbers or not all(isinstance(v, float) or (isinstance(v, int) and _fits(v)) for v in numbers):
+        return None, False
+    return (len(value) if isinstance(value, list) else 0), all(isinstance(v, int) for v in numbers)
+
+
+def _fits(value: int) -> bool:
+    return -(1 << 63) <= value < 1 << 63
+
+
+def check_readable(fields: Mapping[str, Any], layers: Iterable[str], where: str) -> None:
+    """Raise InputError unless a reader of these layers can serve one sample's fields.
+
+    where: names the sample, key and all. Refused are values that no meta holds or no reader decodes, labels that are
+    nothing or beyond a tensor's range, and names that collide in a batch.
+    """
+    check_served(fields, layers, f"{where}: ")
+    for name, value in fields.items():
+        readable_value(name, value, where)
+
+
+def check_served(fields: Iterable[str], layers: Iterable[str], prefix: str) -> None:
+    """Raise InputError for names that the format cannot hold or that would be one name in a batch."""
+    names = list(fields)
+    check_field_names(names, prefix)
     try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"{what}: the text {value[:40]!r} is not valid Unicode") from None
-    return str(value)
+        served_names(names, layers)
+    except FormatError as error:
+        raise InputError(f"{prefix}{error}") from None
 
 
-def _length(n: int, what: str) -> None:
-    if n > MSGPACK_LENGTH:
-        raise InputError(f"{what}: {n} items, the format allows {MSGPACK_LENGTH}; give them as bytes")
+def readable_value(name: str, value: Any, where: str) -> Any:
+    """`value` in the types of a meta, if a reader can serve it. Raises InputError, beginning with `where`."""
+    plain = field_value(value, f"{where}: field {name!r}")
+    try:
+        decoded = decode_field(name, plain)
+    except FormatError as error:
+        raise InputError(f"{where}: {error}; {_INSTEAD}") from None
+    if name == LABEL:
+        _check_label(decoded, f"{where}: field {name!r}")
+    return plain
 
 
-def check_field_names(fields: Mapping[str, Any], prefix: str) -> None:
+def _check_label(value: Any, what: str) -> None:
+    if value is None:
+        raise InputError(f"{what}: a label cannot be nothing; give every sample one, or none and leave the field out")
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int) and not _fits(number):
+            raise InputError(f"{what}: the label {str(number)[:30]} does not fit 64 bits; give it as text")
+        if isinstance(number, float) and math.isfinite(number) and abs(number) > _MOST:
+            raise InputError(f"{what}: the label {number} does not fit float32; scale it, or give it as text")
+
+
+_MOST = float(np.finfo(np.float32).max)
+
+
+def label_text(kind: tuple[int | None, bool]) -> str:
+    """A kind of labels in a message: "one whole number", "a vector of 3 numbers", "no number"."""
+    width, whole = kind
+    if width is None:
+        return "no number"
+    what = "whole number" if whole else "number"
+    return f"one {what}" if width == 0 else f"a vector of {width} {what}s"
+
+
+def check_field_names(fields: Sequence[str], prefix: str) -> None:
     """Raise InputError for names that the format cannot hold."""
     if len(fields) > FIELDS:
         raise InputError(f"{prefix}{len(fields)} fields, the format allows {FIELDS}")
@@ -120,4 +192,6 @@ def check_columns(fields: Any, n: int, where: str) -> dict[str, list[Any]]:
             raise FormatError(f"{where}: field {name[:40]!r} must be a list of {n} values")
         if not 0 < len(name) <= NAME_LENGTH or name.startswith("__"):
             raise FormatError(f"{where}: {name[:40]!r} is not a field's name")
+        if too_deep(column):
+            raise FormatError(f"{where}: a value of field {name[:40]!r} is nested too deeply")
     return fields

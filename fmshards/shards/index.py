@@ -41,6 +41,8 @@ class ShardIndex:
     """`plan` is the digest of the plan the shard was written by; `shard` the name it was written as.
 
     `errors` is None or {"samples": int, "error": [...], "energy": [...]}: sums over the first chunk, a channel each.
+    `input` is the content of the input shard that it was made from, {"bytes": int or None, "digest": text}; None where
+    the writer did not say.
     """
 
     samples: int
@@ -49,23 +51,23 @@ class ShardIndex:
     layer: str
     shard: str
     errors: dict[str, Any] | None
+    input: dict[str, Any] | None = None
 
 
 def seal_index(index: ShardIndex) -> bytes:
     """The bytes of the index member."""
     names = list(index.chunks[0].members) if index.chunks else []
-    return seal(
-        {
-            "version": limits.VERSION,
-            "plan": index.plan,
-            "layer": index.layer,
-            "shard": index.shard,
-            "samples": index.samples,
-            "members": names,
-            "chunks": [[c.n, [list(c.members[name]) for name in names]] for c in index.chunks],
-            "errors": index.errors,
-        }
-    )
+    content = {
+        "version": limits.VERSION,
+        "plan": index.plan,
+        "layer": index.layer,
+        "shard": index.shard,
+        "samples": index.samples,
+        "members": names,
+        "chunks": [[c.n, [list(c.members[name]) for name in names]] for c in index.chunks],
+        "errors": index.errors,
+    }
+    return seal(content if index.input is None else {**content, "input": index.input})
 
 
 def read_index(url: str, entry: ShardEntry | None = None) -> ShardIndex:
@@ -133,6 +135,7 @@ def parse_index(data: bytes, offset: int, where: str) -> ShardIndex:
     names = fields.items("members", 3 + limits.VIEWS)
     rows = fields.items("chunks", limits.SHARD_CHUNKS)
     errors = _errors(fields)
+    source = check_input(fields.optional("input"), f"{where}: input")
     fields.done()
     if not is_digest(plan):
         raise fields.bad("plan", "64 hexadecimal digits", plan)
@@ -145,7 +148,7 @@ def parse_index(data: bytes, offset: int, where: str) -> ShardIndex:
         raise FormatError(f"{where}: its members end at byte {end}, so the index would begin at {end + BLOCK}")
     if sum(c.n for c in chunks) != samples:
         raise FormatError(f"{where}: its chunks hold {sum(c.n for c in chunks)} samples, stated are {samples}")
-    return ShardIndex(samples, chunks, plan, layer, shard, errors)
+    return ShardIndex(samples, chunks, plan, layer, shard, errors, source)
 
 
 def _chunks(names: list[str], rows: list[Any], where: str) -> tuple[tuple[ChunkIndex, ...], int]:
@@ -193,6 +196,16 @@ def check_errors(value: dict[str, Any], where: str) -> dict[str, Any]:
     if len(error) != len(energy):
         raise FormatError(f"{where}: error and energy differ in length")
     return {"samples": samples, "error": error, "energy": energy}
+
+
+def check_input(value: Any, where: str) -> dict[str, Any] | None:
+    """The content of an input shard {"bytes", "digest"}, or None. Raises FormatError."""
+    if value is None:
+        return None
+    fields = Fields(value, where)
+    out = {"bytes": fields.integer_or_none("bytes", 0, 1 << 62), "digest": fields.text("digest", 256)}
+    fields.done()
+    return out
 
 
 def check_index(index: ShardIndex, plan: Plan, layer: str, where: str) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import reprlib
 from typing import Any
 
 from fmshards.errors import FormatError, InputError
-from fmshards.shards.limits import VERSION
+from fmshards.shards.limits import DEPTH, JSON_VALUES, VERSION
+from fmshards.shards.values import too_deep
 
 _MISSING = object()
 
@@ -28,14 +31,18 @@ def dumps(value: Any) -> bytes:
 def plain(value: Any, what: str) -> Any:
     """`value` as it will be read back (tuples become lists). Raises InputError where JSON cannot hold it."""
     try:
-        return json.loads(dumps(value))
+        out = json.loads(dumps(value))
     except InputError as error:
         raise InputError(f"{what} {error}") from None
+    if too_deep((out,)):
+        raise InputError(f"{what} is nested more than {DEPTH} deep")
+    return out
 
 
 def loads(data: bytes, where: str) -> Any:
     """Parse strict JSON: no NaN or infinity, no repeated keys. Raises FormatError."""
     try:
+        check_values(data, JSON_VALUES)
         value = json.loads(data.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
         if b"\\u" in data:
             dumps(value)  # an escape may name half a character, which nothing could write again
@@ -44,6 +51,22 @@ def loads(data: bytes, where: str) -> Any:
     except (ValueError, InputError) as error:
         raise FormatError(f"{where}: not valid JSON: {error}") from None
     return value
+
+
+def check_values(data: bytes, limit: int) -> None:
+    """Raise ValueError for JSON of more than `limit` values, before they take memory.
+
+    Counted are commas and, twice, `[` and `{`, outside of text: for each list or object one, and one an item.
+    """
+    if _count(data) > limit and _count(_TEXT.sub(b"", data)) > limit:
+        raise ValueError(f"it holds more than {limit:,} values")
+
+
+_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+
+
+def _count(data: bytes) -> int:
+    return data.count(b",") + 2 * (data.count(b"[") + data.count(b"{"))
 
 
 def _refuse(text: str) -> Any:
@@ -74,9 +97,14 @@ def check_version(found: Any, where: str) -> None:
 
 
 def show(value: Any) -> str:
-    """`value` in a message: at most 60 characters."""
-    text = repr(value)
+    """`value` in a message: at most 60 characters, however much it holds and however deep."""
+    text = _SHORT.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxlist = _SHORT.maxdict = 20
 
 
 class Fields:
@@ -93,6 +121,10 @@ class Fields:
         if value is _MISSING:
             raise FormatError(f"{self.where}: {name!r} is missing")
         return value
+
+    def optional(self, name: str) -> Any:
+        """What `name` holds; None where it is left out."""
+        return self._left.pop(name, None)
 
     def bad(self, name: str, expected: str, found: Any) -> FormatError:
         return FormatError(f"{self.where}: {name} must be {expected}, found {show(found)}")

@@ -33,5 +33,8 @@ MSGPACK_VALUES = 1 << 22
 MSGPACK_LENGTH = 1 << 20
 """Length of one list or map in an index or meta."""
 
+JSON_VALUES = 1 << 23
+"""Values in plan.json or manifest.json, as `jsonio.check_values` counts them; bounds what parsing can allocate."""
+
 DEPTH = 32
-"""Depth of nested lists and maps in a sample's field."""
+"""Depth of nested lists and maps in a sample's field, and in the open objects of a plan."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fmshards.codec import codec_from_config
@@ -24,7 +24,11 @@ def chunk_sizes(samples: int, chunk: int) -> list[int]:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard of one layer: `name` ("000000.tar"), its size and SHA-256, and where its index lies in it."""
+    """One shard of one layer: `name` ("000000.tar"), its size and SHA-256, and where its index lies in it.
+
+    `samples_digest` is a SHA-256 of its keys, fields and thetas, the same in every layer; known to who wrote the shard
+    or read it whole, and not part of the manifest.
+    """
 
     name: str
     samples: int
@@ -32,6 +36,7 @@ class ShardEntry:
     sha256: str
     index_offset: int
     index_length: int
+    samples_digest: str | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         return {

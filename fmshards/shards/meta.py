@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgpack
 import numpy as np
 
 from fmshards.errors import FormatError, InputError
@@ -56,6 +57,13 @@ def seal_meta(meta: Meta, where: str) -> bytes:
             f"{limits.META_BYTES} a chunk; use a smaller chunk or leave large fields out"
         )
     return data
+
+
+def sample_bytes(meta: Meta) -> bytes:
+    """What a chunk says of its samples, whatever the layer: keys, fields and thetas, as bytes to be hashed."""
+    theta = None if meta.theta is None else np.ascontiguousarray(meta.theta, "<f4").tobytes()
+    packed: bytes = msgpack.packb([meta.keys, sorted(meta.fields.items()), theta], use_bin_type=True)
+    return packed
 
 
 def parse_meta(data: bytes, where: str) -> Meta:

@@ -1,23 +1,31 @@
-"""A shard set at a URL: `plan.json`, one folder of shards a layer, `manifest.json`, and the calibration's arrays."""
+"""A shard set at a URL: the names of its files, how they are read and written, whether it is whole, its removal.
+
+A set is made in one order: the calibration's arrays and `plan.json` first, a folder of shards for each layer, the
+manifest last. It is removed in the other: the manifest first, so that a reader never takes what is left for a whole
+set; the plan last, so that what is left is still known for what it was.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import suppress
 
 import numpy as np
 
 from fmshards import store
 from fmshards.errors import CorruptError, FormatError, InputError
 from fmshards.shards import limits
-from fmshards.shards.index import check_index, read_index
 from fmshards.shards.layer import check_name
-from fmshards.shards.manifest import Manifest, ShardEntry, layer_error
+from fmshards.shards.manifest import Manifest
 from fmshards.shards.plan import Plan
 
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
+_SHARD = re.compile(r"\d{6,}\.tar")
+_CALIBRATION = re.compile(r"calibration-[0-9a-f]{16}\.safetensors")
 
 
 def layer_url(set_url: str, layer: str, name: str | None = None) -> str:
@@ -56,24 +64,57 @@ def write_manifest(set_url: str, manifest: Manifest) -> None:
     store.put(store.join(set_url, MANIFEST), manifest.to_bytes())
 
 
-def make_manifest(set_url: str, plan: Plan, shards: Mapping[str, Sequence[ShardEntry]]) -> Manifest:
-    """The manifest of finished shards, in the order of `plan.inputs`; reads each index for its error sums.
+def remove_manifest(set_url: str) -> None:
+    """Say that the set is not whole: only where a shard is known to be missing or of another size."""
+    store.remove(store.join(set_url, MANIFEST))
 
-    Raises FormatError or MismatchError where the shards are not those of `plan`.
+
+def is_whole(set_url: str, manifest: Manifest) -> bool:
+    """Whether every shard of the manifest is there in its size. No shard is read.
+
+    False is certain: a shard is missing or has another size. Raises StoreError where that cannot be told.
     """
-    errors: dict[str, dict[str, Any]] = {}
-    for layer in plan.layers:
-        stats = []
-        for entry in shards[layer.name]:
-            url = layer_url(set_url, layer.name, entry.name)
-            index = read_index(url, entry)
-            check_index(index, plan, layer.name, url)
-            stats.append(index.errors)
-        found = layer_error(stats)
-        if found is not None:
-            errors[layer.name] = found
-    samples = sum(entry.samples for entry in shards[plan.layers[0].name])
-    return Manifest(plan, {name: tuple(entries) for name, entries in shards.items()}, errors, samples)
+    for layer, entries in manifest.shards.items():
+        for entry in entries:
+            found = store.info(layer_url(set_url, layer, entry.name))
+            if found is None or found.size != entry.bytes:
+                return False
+    return True
+
+
+def still_ours(set_url: str, plan: Plan) -> bool:
+    """Whether the set at `set_url` is still the one of `plan`: its plan is read again.
+
+    What is read or written while another process replaces the set looks damaged, and is not: ask this first.
+    """
+    try:
+        return read_plan(set_url).digest == plan.digest
+    except FormatError:
+        return False
+
+
+def remove_set(set_url: str, layers: Sequence[str]) -> None:
+    """Remove the set: its manifest first, its plan last. Nothing else in that folder is touched.
+
+    layers: where to look for shards if the plan cannot be read.
+    """
+    names = set(layers)
+    with suppress(FormatError):
+        names |= {layer.name for layer in read_plan(set_url).layers}
+    remove_manifest(set_url)
+    for name in sorted(names):
+        folder = layer_url(set_url, name)
+        for shard in store.list_names(folder):
+            if _SHARD.fullmatch(shard):
+                store.remove(store.join(folder, shard))
+        if store.is_local(folder):
+            with suppress(OSError):  # not empty, or not there
+                os.rmdir(store.local_path(folder))
+    store.remove(store.join(set_url, PLAN))
+    # After the plan: a plan never stands without the arrays that it names.
+    for name in store.list_names(set_url):
+        if _CALIBRATION.fullmatch(name):
+            store.remove(store.join(set_url, name))
 
 
 def write_calibration(set_url: str, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:

@@ -13,12 +13,13 @@ from typing import BinaryIO
 
 from fmshards import store
 from fmshards.codec import Codec
-from fmshards.errors import FormatError
+from fmshards.errors import FmshardsError, FormatError
 from fmshards.shards import limits
 from fmshards.shards.envelope import crc32
+from fmshards.shards.fields import decode_column
 from fmshards.shards.index import ChunkIndex, ShardIndex, parse_index
 from fmshards.shards.manifest import ShardEntry
-from fmshards.shards.meta import Meta, parse_meta
+from fmshards.shards.meta import Meta, parse_meta, sample_bytes
 from fmshards.shards.tar import BLOCK, END, INDEX_NAME, META, chunk_key, header, member_name, padding, parse_header
 
 _PIECE = 1 << 20
@@ -47,19 +48,27 @@ def verify_shard(url: str, entry: ShardEntry, codecs: Mapping[str, Codec] | None
     """Read the shard at `url` from start to end; None where it is sound, else the first problem.
 
     Checked: every byte of the tar, each checksum, the counts, the entry and its SHA-256, and, where `codecs`
-    ("base.zfp" -> its codec) are given, the length of each member. Memory: one meta or index, and 1 MiB. Raises
-    StoreError where the shard cannot be read.
+    ("base.zfp" -> its codec) are given, what a reader makes of it: that each member holds the rows of its codec, its
+    filter undone, and that the fields can be decoded. Memory: one meta, index or member. Raises StoreError where the
+    shard cannot be read.
     """
+    return examine_shard(url, entry, codecs)[0]
+
+
+def examine_shard(
+    url: str, entry: ShardEntry, codecs: Mapping[str, Codec] | None = None
+) -> tuple[Problem | None, ShardEntry | None]:
+    """As `verify_shard`, with the entry as it was found: it carries the digest of the samples."""
     try:
         found, _ = _walk(url, codecs, entry.index_offset)
     except _Bad as bad:
-        return bad.problem
+        return bad.problem, None
     if found != entry:
         ours, theirs = found.__dict__, entry.__dict__
         name = next(k for k in theirs if ours[k] != theirs[k])
         what = f"{name} is {ours[name]}, the manifest says {theirs[name]}: it is a sound shard, but another one"
-        return Problem("the whole shard", 0, found.bytes, what)
-    return None
+        return Problem("the whole shard", 0, found.bytes, what), found
+    return None, found
 
 
 def entry_of(url: str, plan_digest: str, layer: str) -> ShardEntry | None:
@@ -92,6 +101,7 @@ def _walk(url: str, codecs: Mapping[str, Codec] | None, index_offset: int | None
     chunks: list[ChunkIndex] = []
     metas: list[Meta] = []
     keys: set[str] = set()
+    samples = hashlib.sha256()
     with store.open_stream(url) as file:
         tape = _Tape(file)
         while True:
@@ -106,6 +116,7 @@ def _walk(url: str, codecs: Mapping[str, Codec] | None, index_offset: int | None
             meta, chunk = _chunk(tape, block, start, len(chunks), codecs)
             _check_follows(meta, chunk, metas[:1], chunks, keys)
             metas = metas[:1] or [meta]
+            samples.update(sample_bytes(meta))
             chunks.append(chunk)
         offset = tape.at
         data = _take(tape, size, INDEX_NAME, limits.INDEX_BYTES)
@@ -115,7 +126,8 @@ def _walk(url: str, codecs: Mapping[str, Codec] | None, index_offset: int | None
         if end != END or tape.read(1):
             raise _Bad("end of the tar", start, start + len(END), "must be 1024 zero bytes and the end of the file")
         digest = tape.sha256.hexdigest()
-    return ShardEntry(f"{index.shard}.tar", index.samples, tape.at, digest, offset, size), index
+    entry = ShardEntry(f"{index.shard}.tar", index.samples, tape.at, digest, offset, size, samples.hexdigest())
+    return entry, index
 
 
 def _chunk(
@@ -135,6 +147,8 @@ def _chunk(
         raise _Bad(name, offset, offset + parsed[1], str(error)) from None
     if meta.chunk != j:
         raise _Bad(name, offset, offset + parsed[1], f"says that it is chunk {meta.chunk}, expected {j}")
+    if codecs is not None:
+        _check_fields(meta, name, offset, parsed[1])
     places[META] = (offset, parsed[1], crc32(data))
     for member, (length, crc) in meta.members.items():
         full = member_name(key, member)
@@ -143,13 +157,14 @@ def _chunk(
         if block != header(full, length):
             raise _Bad(f"header of {full}", start, start + BLOCK, _not_header(block, parse_header(block), full))
         offset = tape.at
-        found = _pass(tape, length, full)
+        codec = None if codecs is None else _codec_of(full, offset, length, meta.n, codecs.get(member))
+        found, data = _pass(tape, length, full, codec is not None)
         if found != crc:
             what = f"checksum is {found:08x}, {crc:08x} was written; the bytes have changed"
             raise _Bad(full, offset, offset + length, what)
         places[member] = (offset, length, crc)
-        if codecs is not None:
-            _check_rows(full, offset, length, meta.n, codecs.get(member))
+        if codec is not None:
+            _check_rows(full, offset, data, meta.n, codec)
     return meta, ChunkIndex(key, meta.n, places)
 
 
@@ -159,12 +174,31 @@ def _not_header(block: bytes, parsed: tuple[str, int] | None, name: str) -> str:
     return "is not a header of this format" if parsed is None else f"names {parsed[0]} of {parsed[1]} bytes"
 
 
-def _check_rows(name: str, offset: int, length: int, n: int, codec: Codec | None) -> None:
+def _codec_of(name: str, offset: int, length: int, n: int, codec: Codec | None) -> Codec:
+    """The codec of a member, whose length can be that of n rows: known before the member is held in memory."""
     if codec is None:
         raise _Bad(name, offset, offset + length, "is not a member of this layer by the plan")
     least, most = codec.member_bytes(n)
     if not least <= length <= most:
         raise _Bad(name, offset, offset + length, f"has {length} bytes for {n} rows of {codec.row_bytes}")
+    return codec
+
+
+def _check_rows(name: str, offset: int, data: bytes, n: int, codec: Codec) -> None:
+    try:
+        codec.rows(data, n)
+    except FmshardsError as error:
+        raise _Bad(name, offset, offset + len(data), str(error)) from None
+    except MemoryError:
+        raise _Bad(name, offset, offset + len(data), f"{n} rows of {codec.row_bytes} bytes do not fit memory") from None
+
+
+def _check_fields(meta: Meta, name: str, offset: int, length: int) -> None:
+    try:
+        for field, values in meta.fields.items():
+            decode_column(field, values, meta.keys, name)
+    except FormatError as error:
+        raise _Bad(name, offset, offset + length, str(error).removeprefix(f"{name}: ")) from None
 
 
 def _check_follows(meta: Meta, chunk: ChunkIndex, first: list[Meta], chunks: list[ChunkIndex], keys: set[str]) -> None:
@@ -213,9 +247,10 @@ def _take(tape: _Tape, size: int, name: str, limit: int) -> bytes:
     return data
 
 
-def _pass(tape: _Tape, size: int, name: str) -> int:
-    """Read past a member piece by piece; its crc32."""
+def _pass(tape: _Tape, size: int, name: str, keep: bool) -> tuple[int, bytes]:
+    """Read past a member piece by piece; its crc32, and its bytes where they are to be kept."""
     start, crc, left = tape.at, 0, size
+    kept: list[bytes] = []
     while left:
         data = tape.read(min(left, _PIECE))
         if not data:
@@ -223,8 +258,10 @@ def _pass(tape: _Tape, size: int, name: str) -> int:
             raise _Bad(name, start, start + size, what)
         crc = crc32(data, crc)
         left -= len(data)
+        if keep:
+            kept.append(data)
     _padding(tape, size, name)
-    return crc
+    return crc, b"".join(kept)
 
 
 def _padding(tape: _Tape, size: int, name: str) -> None:

@@ -14,11 +14,11 @@ from fmshards import store
 from fmshards.errors import FormatError, InputError
 from fmshards.shards import limits
 from fmshards.shards.envelope import crc32
-from fmshards.shards.fields import check_field_names, field_value
-from fmshards.shards.index import ChunkIndex, ShardIndex, check_errors, seal_index
+from fmshards.shards.fields import LABEL, check_served, decode_field, label_kind, label_text, readable_value
+from fmshards.shards.index import ChunkIndex, ShardIndex, check_errors, check_input, seal_index
 from fmshards.shards.layer import check_name
 from fmshards.shards.manifest import ShardEntry
-from fmshards.shards.meta import Meta, seal_meta
+from fmshards.shards.meta import Meta, sample_bytes, seal_meta
 from fmshards.shards.plan import is_digest
 from fmshards.shards.tar import BLOCK, END, INDEX_NAME, META, chunk_key, header, member_name, padding
 
@@ -26,24 +26,28 @@ from fmshards.shards.tar import BLOCK, END, INDEX_NAME, META, chunk_key, header,
 class ShardWriter:
     """Writes one shard; a context manager. Equal calls write equal bytes, so a second writer does no harm.
 
-    `url` ends with `<name>.tar`. The shard appears at `url` when `close` returns; after an exception inside the
-    `with` block, or a kill, nothing does.
+    `url` ends with `<name>.tar`. `layers` are the set's: fields must have names of their own in a batch of them. The
+    shard appears at `url` when `close` returns; after an exception inside the `with` block, or a kill, nothing does.
     """
 
-    def __init__(self, url: str, plan_digest: str, layer: str) -> None:
+    def __init__(self, url: str, plan_digest: str, layer: str, layers: Sequence[str] = ()) -> None:
         name = url.rsplit("/", 1)[-1]
         if not name.endswith(".tar") or not is_digest(plan_digest):
             raise InputError(f"{url}: a shard's name ends with .tar and its plan's digest is 64 hexadecimal digits")
         self.url = url
         self._plan = plan_digest
         self._layer = check_name(layer, "layer")
+        self._layers = (layer, *layers)
         self._shard = check_name(name[: -len(".tar")], "shard")
         self._chunks: list[ChunkIndex] = []
         self._keys: set[str] = set()
         self._fields: list[str] = []
+        self._label: tuple[int | None, bool] | None = None
         self._views = 0
         self._errors: dict[str, Any] | None = None
+        self._input: dict[str, Any] | None = None
         self._sha256 = hashlib.sha256()
+        self._samples = hashlib.sha256()
         self._at = 0
         self._file: BinaryIO | None = None
         self._publish: AbstractContextManager[BinaryIO] | None = None
@@ -83,12 +87,13 @@ class ShardWriter:
             chunk=j,
             n=n,
             keys=self._new_keys(keys, where),
-            fields=self._new_fields(fields, n, where),
+            fields=self._new_fields(fields, keys, where),
             theta=self._new_theta(theta, n, where),
             members={name: (len(data), crc32(data)) for name, data in members.items()},
         )
         self._check_chunk(meta, where)
         sealed = seal_meta(meta, where)
+        self._samples.update(sample_bytes(meta))
         places: dict[str, tuple[int, int, int]] = {}
         for name, data in {META: sealed, **members}.items():
             crc = crc32(sealed) if name == META else meta.members[name][1]
@@ -108,12 +113,21 @@ class ShardWriter:
         except FormatError as error:
             raise InputError(str(error)) from None
 
+    def input(self, bytes: int | None, digest: str) -> None:
+        """The content of the input shard, for the index: its size, where that is known, and its digest as text."""
+        try:
+            self._input = check_input({"bytes": bytes, "digest": digest}, f"{self.url}: input")
+        except FormatError as error:
+            raise InputError(str(error)) from None
+
     def close(self) -> ShardEntry:
         """Write the index, publish the shard and return its entry for the manifest."""
         if self.entry is not None:
             return self.entry
         samples = sum(chunk.n for chunk in self._chunks)
-        index = ShardIndex(samples, tuple(self._chunks), self._plan, self._layer, self._shard, self._errors)
+        index = ShardIndex(
+            samples, tuple(self._chunks), self._plan, self._layer, self._shard, self._errors, self._input
+        )
         data = seal_index(index)
         if len(data) > limits.INDEX_BYTES:
             raise InputError(f"{self.url}: an index of {len(data)} bytes, the format allows {limits.INDEX_BYTES}")
@@ -123,7 +137,15 @@ class ShardWriter:
         publish, self._publish, self._file = self._publish, None, None
         if publish is not None:
             publish.__exit__(None, None, None)
-        self.entry = ShardEntry(f"{self._shard}.tar", samples, self._at, self._sha256.hexdigest(), offset, len(data))
+        self.entry = ShardEntry(
+            name=f"{self._shard}.tar",
+            samples=samples,
+            bytes=self._at,
+            sha256=self._sha256.hexdigest(),
+            index_offset=offset,
+            index_length=len(data),
+            samples_digest=self._samples.hexdigest(),
+        )
         return self.entry
 
     def _new_keys(self, keys: Sequence[str], where: str) -> list[str]:
@@ -137,20 +159,33 @@ class ShardWriter:
             self._keys.add(key)
         return list(keys)
 
-    def _new_fields(self, fields: Mapping[str, Sequence[Any]], n: int, where: str) -> dict[str, list[Any]]:
-        check_field_names(fields, f"{where}: ")
+    def _new_fields(self, fields: Mapping[str, Sequence[Any]], keys: Sequence[str], where: str) -> dict[str, list[Any]]:
         names = sorted(fields)
         if self._chunks and names != self._fields:
             odd = sorted(set(names) ^ set(self._fields))
             raise InputError(f"{where}: field {odd[0]!r} is in some chunks of this shard and not in others")
+        check_served(fields, self._layers, f"{where}: ")
         self._fields = names
         out = {}
         for name in names:
             column = list(fields[name])
-            if len(column) != n:
-                raise InputError(f"{where}: field {name!r} has {len(column)} values for {n} samples")
-            out[name] = [field_value(value, f"{where}: field {name!r}") for value in column]
+            if len(column) != len(keys):
+                raise InputError(f"{where}: field {name!r} has {len(column)} values for {len(keys)} samples")
+            out[name] = [readable_value(name, v, f"{where}: key {key!r}") for key, v in zip(keys, column, strict=True)]
+        if LABEL in out:
+            self._check_labels(out[LABEL], keys, where)
         return out
+
+    def _check_labels(self, labels: list[Any], keys: Sequence[str], where: str) -> None:
+        """A loader makes one tensor of a batch's labels: they must be of one kind."""
+        for key, label in zip(keys, labels, strict=True):
+            kind = label_kind(decode_field(LABEL, label))
+            if self._label is not None and kind != self._label:
+                raise InputError(
+                    f"{where}: key {key!r}: field {LABEL!r} is {label_text(kind)}, in the samples before it "
+                    f"{label_text(self._label)}; give labels of one kind, or put them under another name"
+                )
+            self._label = kind
 
     def _new_theta(self, theta: np.ndarray | None, n: int, where: str) -> np.ndarray | None:
         views = 0 if theta is None else theta.shape[1] if theta.ndim == 4 else -1

@@ -1,14 +1,27 @@
-"""The functions of the store: each picks the local or the fsspec side by its URL."""
+"""The functions of the store: each asks the backend of its URL."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from types import ModuleType
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
-from fmshards.errors import CorruptError, FormatError
-from fmshards.store import local
+from fmshards.errors import CorruptError, FormatError, InputError
+from fmshards.store.backend import Backend, Info
+from fmshards.store.local import Local
 from fmshards.store.url import is_local
+
+_LOCAL = Local()
+
+
+def backend(url: str) -> Backend:
+    """The store that `url` is in. Raises InputError where `url` is empty, or may be a path or a chain of stores."""
+    if not url:
+        raise InputError("an empty path: name a folder, a file or a URL (. is the current folder)")
+    if is_local(url):
+        return _LOCAL
+    from fmshards.store.remote import REMOTE
+
+    return REMOTE
 
 
 def read(url: str, start: int = 0, length: int | None = None) -> bytes:
@@ -18,17 +31,22 @@ def read(url: str, start: int = 0, length: int | None = None) -> bytes:
     """
     if start < 0 or (length is not None and length < 0):
         raise CorruptError(f"{url}: {length} bytes from {start} are no byte range")
-    return cast(bytes, _side(url).read(url, start, length))
+    return backend(url).read(url, start, length)
+
+
+def info(url: str) -> Info | None:
+    """Size and mark of what is at `url`, without reading it; None where nothing is. Raises StoreError."""
+    return backend(url).info(url)
 
 
 def size(url: str) -> int:
     """Bytes of the object at `url`. Raises StoreError where there is none."""
-    return cast(int, _side(url).size(url))
+    return backend(url).size(url)
 
 
 def exists(url: str) -> bool:
     """Whether something is at `url`. Raises StoreError where that cannot be told."""
-    return cast(bool, _side(url).exists(url))
+    return backend(url).exists(url)
 
 
 def read_small(url: str, limit: int) -> bytes:
@@ -41,37 +59,29 @@ def read_small(url: str, limit: int) -> bytes:
 
 def put(url: str, data: bytes) -> None:
     """Write `data` to `url`, replacing what is there: the old whole or the new whole, never a part."""
-    _side(url).put(url, data)
+    backend(url).put(url, data)
 
 
 def put_if_absent(url: str, data: bytes) -> bool:
     """Write `data` to `url` unless something is there. True: it is ours. Of many callers exactly one wins."""
-    return cast(bool, _side(url).put_if_absent(url, data))
+    return backend(url).put_if_absent(url, data)
 
 
 def atomic_file(url: str) -> AbstractContextManager[BinaryIO]:
     """A writable binary file that appears at `url` whole when the block ends, and not at all if it raises."""
-    return cast("AbstractContextManager[BinaryIO]", _side(url).atomic_file(url))
+    return backend(url).atomic_file(url)
 
 
 def open_stream(url: str) -> BinaryIO:
     """A buffered binary file to be read from start to end; errors in the middle are StoreErrors too."""
-    return cast(BinaryIO, _side(url).open_stream(url))
+    return backend(url).open_stream(url)
 
 
 def list_names(url: str) -> list[str]:
     """Sorted base names in the folder `url`, files still being written left out; [] where there is no folder."""
-    return cast("list[str]", _side(url).list_names(url))
+    return backend(url).list_names(url)
 
 
 def remove(url: str) -> None:
     """Remove the file at `url`; nothing there is fine."""
-    _side(url).remove(url)
-
-
-def _side(url: str) -> ModuleType:
-    if is_local(url):
-        return local
-    from fmshards.store import remote
-
-    return remote
+    backend(url).remove(url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import itertools
 import os
@@ -9,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from fmshards.errors import InputError
+from fmshards.store.guard import guard
 from fmshards.store.url import is_local, local_path
 
 _MOST_URLS = 1_000_000
@@ -46,6 +48,8 @@ def _braces(pattern: str) -> list[str]:
 
 
 def _globs(url: str) -> list[str]:
+    if not url:
+        raise InputError("an empty path among the URLs: name a file, a folder or a URL")
     if _is_there(url):
         return [url]
     if not is_local(url):
@@ -55,9 +59,29 @@ def _globs(url: str) -> list[str]:
     path = local_path(url)
     found = sorted(glob.glob(path)) if glob.has_magic(path) else []
     if not found:
+        # glob passes over what it may not look into: that is said, and not taken for an empty folder.
+        _is_there(_plain_folder(path))
         raise InputError(f"{url}: nothing is there")
     return found
 
 
+def _plain_folder(path: str) -> str:
+    """The folder above the first piece of a path that is a glob, as something that must be looked into: with /. ."""
+    pieces = path.split("/")
+    first = next((i for i, piece in enumerate(pieces) if glob.has_magic(piece)), len(pieces) - 1)
+    return "/".join([*pieces[:first], "."])
+
+
 def _is_there(url: str) -> bool:
-    return is_local(url) and os.path.exists(local_path(url))
+    """Whether a local path is there as it stands. Raises StoreError where that cannot be told."""
+    if not is_local(url):
+        return False
+    with guard("look for", url):
+        try:
+            os.stat(local_path(url))
+        except OSError as error:
+            # A pattern may be longer than a name can be, or go through a file.
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
+            return False
+        return True

@@ -2,76 +2,98 @@
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from fmshards.errors import CorruptError
+from fmshards.errors import CorruptError, StoreError
+from fmshards.store.backend import Backend, Info
 from fmshards.store.guard import guard, guarded_reader
 from fmshards.store.publish import is_temporary, move_if_absent, published
 from fmshards.store.url import local_path
 
-
-def read(url: str, start: int, length: int | None) -> bytes:
-    with guard("read", url), open(local_path(url), "rb") as file:
-        whole = os.fstat(file.fileno()).st_size
-        end = whole if length is None else start + length
-        if max(start, end) > whole:
-            raise CorruptError(f"{url}: expected bytes {start} to {end}, found only {whole} bytes")
-        file.seek(start)
-        data = file.read(end - start)
-    if len(data) != end - start:
-        raise CorruptError(f"{url}: expected {end - start} bytes from {start}, found only {len(data)}")
-    return data
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+"""A pipe is opened at once, to be refused: without it the open waits for a writer."""
 
 
-def size(url: str) -> int:
-    with guard("read", url):
-        return os.stat(local_path(url)).st_size
+class Local(Backend):
+    """Plain files. A mark is the size and the time of the last write."""
 
+    def info(self, url: str) -> Info | None:
+        # Not os.path.exists(): it reads every error as "no", and a folder that cannot be looked into for a moment
+        # (EACCES, EIO, ESTALE ...) is not an empty one.
+        with guard("look for", url):
+            try:
+                found = os.stat(local_path(url))
+            except FileNotFoundError:
+                return None
+        return Info(found.st_size, f"{found.st_size} bytes, {found.st_mtime_ns} ns")
 
-def exists(url: str) -> bool:
-    with guard("look for", url):
-        return os.path.exists(local_path(url))
+    def read(self, url: str, start: int = 0, length: int | None = None) -> bytes:
+        with guard("read", url), open(local_path(url), "rb", opener=_open) as file:
+            whole = _regular(file.fileno(), url).st_size
+            end = whole if length is None else start + length
+            if max(start, end) > whole:
+                raise CorruptError(f"{url}: expected bytes {start} to {end}, found only {whole} bytes")
+            file.seek(start)
+            data = file.read(end - start)
+        if len(data) != end - start:
+            raise CorruptError(f"{url}: expected {end - start} bytes from {start}, found only {len(data)}")
+        return data
 
+    def open_stream(self, url: str) -> BinaryIO:
+        with guard("open", url):
+            fd = _open(local_path(url), os.O_RDONLY)
+            try:
+                _regular(fd, url)
+            except BaseException:
+                os.close(fd)
+                raise
+            return guarded_reader(io.FileIO(fd), url)
 
-def list_names(url: str) -> list[str]:
-    with guard("list", url):
-        try:
-            names = os.listdir(local_path(url))
-        except FileNotFoundError:
-            return []
-    return sorted(name for name in names if not is_temporary(name))
+    def list_names(self, url: str) -> list[str]:
+        with guard("list", url):
+            try:
+                names = os.listdir(local_path(url))
+            except FileNotFoundError:
+                return []
+        return sorted(name for name in names if not is_temporary(name))
 
-
-def remove(url: str) -> None:
-    with guard("remove", url), suppress(FileNotFoundError):
-        os.unlink(local_path(url))
-
-
-def open_stream(url: str) -> BinaryIO:
-    with guard("open", url):
-        return guarded_reader(open(local_path(url), "rb", buffering=0), url)
-
-
-def put(url: str, data: bytes) -> None:
-    with published(url, os.replace) as file:
-        file.write(data)
-
-
-def put_if_absent(url: str, data: bytes) -> bool:
-    if exists(url):
-        return False
-    try:
-        with published(url, move_if_absent) as file:
+    def put(self, url: str, data: bytes) -> None:
+        with published(url, os.replace) as file:
             file.write(data)
-    except FileExistsError:
-        return False
-    return True
+
+    def put_if_absent(self, url: str, data: bytes) -> bool:
+        if self.exists(url):
+            return False
+        try:
+            with published(url, move_if_absent) as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+        return True
+
+    @contextmanager
+    def atomic_file(self, url: str) -> Iterator[BinaryIO]:
+        with published(url, os.replace) as file:
+            yield file
+
+    def remove(self, url: str) -> None:
+        with guard("remove", url), suppress(FileNotFoundError):
+            os.unlink(local_path(url))
 
 
-@contextmanager
-def atomic_file(url: str) -> Iterator[BinaryIO]:
-    with published(url, os.replace) as file:
-        yield file
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | _NONBLOCK)
+
+
+def _regular(fd: int, url: str) -> os.stat_result:
+    """What fstat says of a plain file. Raises StoreError for what else can be opened: it may never end."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a pipe" if stat.S_ISFIFO(found.st_mode) else "no plain file"
+        raise StoreError(f"cannot read {url}: it is {kind}; give a file, which can be read in parts and again")
+    return found

@@ -10,6 +10,7 @@ import errno
 import os
 import secrets
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
@@ -19,6 +20,7 @@ from fmshards.store.guard import guard, guarded_writer
 from fmshards.store.url import local_path
 
 _SUFFIX = ".tmp"
+_CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -31,8 +33,10 @@ def published(url: str, move: Callable[[str, str], None]) -> Iterator[BinaryIO]:
     path = os.path.abspath(local_path(url))
     with guard("write", url):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        _sweep(path)
-        temporary, fd = _create_temporary(path)
+        prefix = _prefix(path)
+        _sweep(prefix)
+        # Not mkstemp's 0600: a shard set is shared, and its files get the mode that the umask gives.
+        temporary, fd = _create_temporary(prefix, 0o666)
     file = guarded_writer(fd, url)
     try:
         yield file
@@ -55,6 +59,24 @@ def published(url: str, move: Callable[[str, str], None]) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
+@contextmanager
+def spooled(url: str) -> Iterator[tuple[BinaryIO, str]]:
+    """A writable file in the folder for temporary files, and its path: what is to be uploaded to `url`. It goes at
+    the end, and what killed writers left there goes at the beginning."""
+    with guard("make a temporary file for", url):
+        prefix = _prefix(os.path.join(tempfile.gettempdir(), "fmshards-spool"))
+        _sweep(prefix)
+        spool, fd = _create_temporary(prefix, 0o600)
+    file = guarded_writer(fd, f"{spool}, to be uploaded to {url}")
+    try:
+        yield file, spool
+    finally:
+        with suppress(StoreError, OSError):
+            file.close()
+        with suppress(OSError):
+            os.unlink(spool)
+
+
 def move_if_absent(temporary: str, path: str) -> None:
     """Exactly one of many callers succeeds; the others get FileExistsError. `temporary` may stay."""
     try:
@@ -63,7 +85,7 @@ def move_if_absent(temporary: str, path: str) -> None:
         if error.errno not in _NO_LINKS:
             raise
         # No hard links here (FAT, some network mounts): the nearest thing, with a moment between look and move.
-        if os.path.exists(path):
+        if _is_there(path):
             raise FileExistsError(path) from None
         os.rename(temporary, path)
 
@@ -73,14 +95,21 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(_SUFFIX)
 
 
-def _create_temporary(path: str) -> tuple[str, int]:
+def _create_temporary(prefix: str, mode: int) -> tuple[str, int]:
     while True:
-        temporary = f"{_prefix(path)}{secrets.token_hex(8)}{_SUFFIX}"
-        # Not mkstemp: a shard set is shared, and its files get the mode that the umask gives.
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        if _try_lock(fd) is not False and os.path.exists(temporary):
+        temporary = f"{prefix}{secrets.token_hex(8)}{_SUFFIX}"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        if _try_lock(fd) is not False and _is_there(temporary):
             return temporary, fd
         os.close(fd)  # a sweep came between creating and locking: once more
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _prefix(path: str) -> str:
@@ -89,14 +118,15 @@ def _prefix(path: str) -> str:
     return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{host}.")
 
 
-def _sweep(path: str) -> None:
-    """Remove what killed writers of `path` on this machine left."""
-    folder, start = os.path.split(_prefix(path))
+def _sweep(prefix: str) -> None:
+    """Remove what killed writers of files of this prefix on this machine left."""
+    folder, start = os.path.split(prefix)
     for name in os.listdir(folder):
         if not (name.startswith(start) and name.endswith(_SUFFIX)):
             continue
         with suppress(OSError):
-            fd = os.open(os.path.join(folder, name), os.O_WRONLY)
+            # The folder may be everybody's: no link is followed, no pipe waited for.
+            fd = os.open(os.path.join(folder, name), os.O_WRONLY | _CAREFULLY)
             try:
                 if _try_lock(fd) is True:
                     os.unlink(os.path.join(folder, name))

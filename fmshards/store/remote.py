@@ -6,130 +6,134 @@ listings are asked for anew each time, since another machine may be writing.
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 from fmshards.errors import CorruptError, StoreError
-from fmshards.store.guard import guard, guarded_reader, guarded_writer, is_missing
+from fmshards.store.backend import Backend, Info
+from fmshards.store.guard import guard, guarded_reader, is_missing
+from fmshards.store.publish import spooled
+
+_MARKS = ("VersionId", "version_id", "generation", "ETag", "etag", "content_md5", "Content-MD5", "md5Hash")
+_TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "modified", "created")
+"""What file systems of fsspec call them."""
 
 
-def read(url: str, start: int, length: int | None) -> bytes:
-    fs, path = _open(url)
-    if length == 0:
-        return b""
-    end = None if length is None else start + length
-    with guard("read", url):
-        try:
-            data = bytes(fs.cat_file(path, start=start or None, end=end))
-        except FileNotFoundError:
-            raise
-        except Exception:
-            # Most servers answer a range that starts past the end with an error: say which it is.
-            if start >= _size_or(fs, path, start + 1):
-                raise CorruptError(f"{url}: expected bytes from {start}, found only {start} bytes or fewer") from None
-            raise
-    if length is None or len(data) == length:
-        return data
-    if len(data) > length:
-        raise StoreError(
-            f"cannot read {url}: {length} bytes from {start} were asked for and {len(data)} came: the server does "
-            "not serve byte ranges; use one that does, or copy the set to a local disk"
-        )
-    raise CorruptError(f"{url}: expected {length} bytes from {start}, found only {len(data)}")
+class Remote(Backend):
+    """Whatever fsspec has a backend for. A mark is a version or an etag; else size and time of the last write."""
 
-
-def size(url: str) -> int:
-    fs, path = _open(url)
-    with guard("read", url):
-        found = fs.info(path).get("size")
-    if found is None:
-        raise StoreError(f"cannot read {url}: the server does not say how long it is")
-    return int(found)
-
-
-def exists(url: str) -> bool:
-    fs, path = _open(url)
-    with guard("look for", url):
-        # Not fs.exists(): it reads every error as "no", and a set that cannot be reached is not a missing set.
-        try:
-            fs.info(path)
-        except FileNotFoundError as error:
-            if not is_missing(error):
+    def read(self, url: str, start: int = 0, length: int | None = None) -> bytes:
+        fs, path = _open(url)
+        if length == 0:
+            return b""
+        end = None if length is None else start + length
+        with guard("read", url):
+            try:
+                data = bytes(fs.cat_file(path, start=start or None, end=end))
+            except FileNotFoundError:
                 raise
+            except Exception:
+                # Most servers answer a range that starts past the end with an error: say which it is.
+                if start >= _size_or(fs, path, start + 1):
+                    raise CorruptError(
+                        f"{url}: expected bytes from {start}, found only {start} bytes or fewer"
+                    ) from None
+                raise
+        if length is None or len(data) == length:
+            return data
+        if len(data) > length:
+            raise StoreError(
+                f"cannot read {url}: {length} bytes from {start} were asked for and {len(data)} came: the server does "
+                "not serve byte ranges; use one that does, or copy the set to a local disk"
+            )
+        raise CorruptError(f"{url}: expected {length} bytes from {start}, found only {len(data)}")
+
+    def info(self, url: str) -> Info | None:
+        fs, path = _open(url)
+        with guard("look for", url):
+            # Not fs.exists(): it reads every error as "no", and a set that cannot be reached is not a missing set.
+            try:
+                found = fs.info(path)
+            except FileNotFoundError as error:
+                if not is_missing(error):
+                    raise
+                return None
+            size = found.get("size")
+            return Info(None if size is None else int(size), _mark(found))
+
+    def list_names(self, url: str) -> list[str]:
+        fs, path = _open(url)
+        with guard("list", url):
+            try:
+                names = fs.ls(path, detail=False)
+            except FileNotFoundError as error:
+                if not is_missing(error):
+                    raise
+                return []
+        here = path.rstrip("/")
+        found = {str(name).rstrip("/") for name in names}
+        return sorted(name.rsplit("/", 1)[-1] for name in found if name != here)
+
+    def remove(self, url: str) -> None:
+        fs, path = _open(url)
+        with guard("remove", url):
+            try:
+                fs.rm_file(path)
+            except FileNotFoundError as error:
+                if not is_missing(error):
+                    raise
+
+    def open_stream(self, url: str) -> BinaryIO:
+        fs, path = _open(url)
+        with guard("open", url):
+            return guarded_reader(fs.open(path, "rb"), url)
+
+    def put(self, url: str, data: bytes) -> None:
+        fs, path = _open(url)
+        with guard("write", url, f"{len(data):,} bytes"):
+            _make_folder(fs, path)
+            fs.pipe_file(path, data)
+
+    def put_if_absent(self, url: str, data: bytes) -> bool:
+        """Exactly one winner where the backend can create conditionally (s3 does); elsewhere a look, then a write."""
+        if self.exists(url):
             return False
+        fs, path = _open(url)
+        with guard("write", url, f"{len(data):,} bytes"):
+            _make_folder(fs, path)
+            try:
+                fs.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                return False
+            except TypeError:  # a backend older than conditional creation
+                fs.pipe_file(path, data)
         return True
 
-
-def list_names(url: str) -> list[str]:
-    fs, path = _open(url)
-    with guard("list", url):
-        try:
-            names = fs.ls(path, detail=False)
-        except FileNotFoundError as error:
-            if not is_missing(error):
-                raise
-            return []
-    here = path.rstrip("/")
-    found = {str(name).rstrip("/") for name in names}
-    return sorted(name.rsplit("/", 1)[-1] for name in found if name != here)
+    @contextmanager
+    def atomic_file(self, url: str) -> Iterator[BinaryIO]:
+        """Written to a local spool, then uploaded in one go: an upload appears when it is complete, or not at all."""
+        fs, path = _open(url)
+        with spooled(url) as (file, spool):
+            yield file
+            file.flush()
+            with guard("write", url, f"{file.tell():,} bytes"):
+                _make_folder(fs, path)
+                fs.put_file(spool, path)
 
 
-def remove(url: str) -> None:
-    fs, path = _open(url)
-    with guard("remove", url), suppress(FileNotFoundError):
-        fs.rm_file(path)
+REMOTE = Remote()
 
 
-def open_stream(url: str) -> BinaryIO:
-    fs, path = _open(url)
-    with guard("open", url):
-        return guarded_reader(fs.open(path, "rb"), url)
-
-
-def put(url: str, data: bytes) -> None:
-    fs, path = _open(url)
-    with guard("write", url, f"{len(data):,} bytes"):
-        _make_folder(fs, path)
-        fs.pipe_file(path, data)
-
-
-def put_if_absent(url: str, data: bytes) -> bool:
-    """Exactly one winner where the backend can create conditionally (s3 does); elsewhere a look, then a write."""
-    if exists(url):
-        return False
-    fs, path = _open(url)
-    with guard("write", url, f"{len(data):,} bytes"):
-        _make_folder(fs, path)
-        try:
-            fs.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
-        except TypeError:  # a backend older than conditional creation
-            fs.pipe_file(path, data)
-    return True
-
-
-@contextmanager
-def atomic_file(url: str) -> Iterator[BinaryIO]:
-    """Written to a local spool, then uploaded in one go: an upload appears when it is complete, or not at all."""
-    fs, path = _open(url)
-    with guard("make a temporary file for", url):
-        fd, spool = tempfile.mkstemp(prefix="fmshards-", suffix=".spool")
-    file = guarded_writer(fd, f"{spool}, to be uploaded to {url}")
-    try:
-        yield file
-        file.flush()
-        with guard("write", url, f"{file.tell():,} bytes"):
-            _make_folder(fs, path)
-            fs.put_file(spool, path)
-    finally:
-        with suppress(StoreError, OSError):
-            file.close()
-        with suppress(OSError):
-            os.unlink(spool)
+def _mark(found: Mapping[str, Any]) -> str | None:
+    """A version or an etag of an object; else its size and the time of the last write; else None."""
+    for name in _MARKS:
+        if found.get(name):
+            return f"{name} {found[name]}"
+    for name in _TIMES:
+        if found.get(name) and found.get("size") is not None:
+            return f"{found['size']} bytes, {name} {found[name]}"
+    return None
 
 
 def _open(url: str) -> tuple[Any, str]:

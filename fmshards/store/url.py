@@ -1,4 +1,4 @@
-"""URLs as strings: joined, taken apart, and names that come from a file checked before they are joined."""
+"""URLs as strings: joined, taken apart, local or not."""
 
 from __future__ import annotations
 
@@ -6,17 +6,38 @@ import os
 import re
 from urllib.parse import unquote
 
-from fmshards.errors import FormatError, StoreError
+from fmshards.errors import InputError, StoreError
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
-# A separator, a drive or chain mark, or a character that a URL or a glob reads as something other than itself.
-_UNSAFE = frozenset('/\\:%?#*[]{}<>|"')
-_LONGEST_NAME = 200
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 
 
 def is_local(url: str) -> bool:
-    """True for a plain path and for file://, whatever the path holds."""
-    return url.startswith(("file://", "local://")) or not (_SCHEME.match(url) or "::" in url or _is_pipe(url))
+    """True for a plain path and for file://, whatever the path holds.
+
+    `a::b` is a path; a chain of stores, as fsspec reads it, begins with a scheme and holds a URL:
+    `simplecache::s3://bucket/set`. Raises InputError for what may be either.
+    """
+    if url.startswith(("file://", "local://", "/", "./", "../")):
+        return True
+    if _SCHEME.match(url) or _is_pipe(url):
+        return False
+    first, chained, rest = url.partition("::")
+    if not chained:
+        return True
+    if _WORD.fullmatch(first) and "://" in rest:
+        return False
+    if "://" not in rest and not _is_protocol(first):
+        return True
+    raise InputError(
+        f"{url}: may be a path, or a chain of stores; write ./{url} for the path, and for a chain its URL in full, "
+        "as in simplecache::s3://bucket/set or simplecache::file:///folder"
+    )
+
+
+def absolute(url: str) -> str:
+    """`url`; of a local path the absolute one, so that it stays right when the process goes to another folder."""
+    return os.path.abspath(url) if is_local(url) and not url.startswith(("file://", "local://")) else url
 
 
 def local_path(url: str) -> str:
@@ -31,9 +52,12 @@ def local_path(url: str) -> str:
 
 def join(url: str, *parts: str) -> str:
     """`url` and `parts` with one slash between each; a query (`?...` of http) stays at the end."""
+    if not url:
+        # What is joined to nothing is a path in the current folder: nobody meant to write there.
+        raise InputError("an empty path: name a folder or a URL (. is the current folder)")
     base, query = _split_query(url)
     for part in parts:
-        if base and not base.endswith("/"):
+        if not base.endswith("/"):
             base += "/"
         base += part.strip("/")
     return base + query
@@ -51,28 +75,6 @@ def parent(url: str) -> str:
     return base[:root] + (head or "/") + query
 
 
-def safe_name(name: object, what: str) -> str:
-    """`name`, if it is one plain file name; used on every name that a plan, manifest or index gives.
-
-    Raises FormatError, naming `what`, for a name that would climb out of its folder ('..', absolute, backslash)
-    or that a URL, a glob or a file system would read as something else.
-    """
-    if not isinstance(name, str):
-        raise FormatError(f"{what}: expected a name, found {type(name).__name__}")
-    bad = "".join(sorted(set(name) & _UNSAFE))
-    if not name or len(name) > _LONGEST_NAME or name.startswith(".") or bad or not name.isprintable():
-        raise FormatError(
-            f"{what}: expected one plain file name of at most {_LONGEST_NAME} characters, with no leading dot and "
-            f"none of {''.join(sorted(_UNSAFE))}, found {name[:80]!r}"
-        )
-    return name
-
-
-def as_url(url: str | os.PathLike[str]) -> str:
-    """A str or a path as the str that this room works on."""
-    return os.fspath(url)
-
-
 def _split_query(url: str) -> tuple[str, str]:
     if url.startswith(("http://", "https://")):
         base, mark, query = url.partition("?")
@@ -82,3 +84,10 @@ def _split_query(url: str) -> tuple[str, str]:
 
 def _is_pipe(url: str) -> bool:
     return url.startswith("pipe:")
+
+
+def _is_protocol(word: str) -> bool:
+    """Whether fsspec knows a store of that name, so that `word::path` may be meant as a chain."""
+    from fsspec.registry import known_implementations, registry
+
+    return word in known_implementations or word in registry

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,27 +13,25 @@ from fmshards.augment import fresh_theta, identity_theta
 from fmshards.errors import FormatError
 from fmshards.reader.catalog import Catalog
 from fmshards.reader.fetch import Fetched
-from fmshards.shards import decode_field
+from fmshards.shards import column, decode_column, served_names
 from fmshards.stream.window import Columns, objects
 
 KEYS = "__key__"
-OWN = frozenset({"theta", "view", "mirrored", "valid"})
-"""Names of a batch that are not layers and not fields."""
 
 
-def fields_of(fetched: Fetched, taken: Collection[str]) -> dict[str, list[Any]]:
-    """A chunk's fields, decoded; one whose name is `taken` (a layer's, or the batch's own) becomes `field.<name>`."""
-    out = {}
-    for name, values in fetched.fields.items():
-        try:
-            decoded = [decode_field(name, value) for value in values]
-        except FormatError as error:
-            raise FormatError(f"{fetched.where}: {error}") from None
-        out[f"field.{name}" if name in taken else name] = decoded
-    return out
+def fields_of(fetched: Fetched, layers: Iterable[str]) -> dict[str, list[Any]]:
+    """A chunk's fields, decoded, under the names that a batch of these layers gives them. Raises FormatError."""
+    try:
+        served = served_names(fetched.fields, layers)
+    except FormatError as error:
+        raise FormatError(f"{fetched.where}: {error}") from None
+    return {
+        served[name]: decode_column(name, values, fetched.keys, fetched.where)
+        for name, values in fetched.fields.items()
+    }
 
 
-def chunk_columns(fetched: Fetched, taken: Collection[str]) -> Columns:
+def chunk_columns(fetched: Fetched, layers: Iterable[str]) -> Columns:
     """A chunk's rows and everything that goes with them, [n, ...] each."""
     n, shown = fetched.n, fetched.shown
     columns: Columns = {
@@ -46,8 +43,8 @@ def chunk_columns(fetched: Fetched, taken: Collection[str]) -> Columns:
     }
     if fetched.theta is not None:
         columns["theta"] = fetched.theta
-    for name, values in fields_of(fetched, taken).items():
-        columns[f"field:{name}"] = _classes(values, fetched) if name == "cls" else objects(values, n)
+    for name, values in fields_of(fetched, layers).items():
+        columns[f"field:{name}"] = objects(values, n)
     return columns
 
 
@@ -78,28 +75,16 @@ def batch_of(
     else:
         theta = identity_theta(count)
     batch: dict[str, Any] = {
-        name: torch.from_numpy(column) for name, column in columns.items() if column.dtype == np.uint8
+        name: torch.from_numpy(values) for name, values in columns.items() if values.dtype == np.uint8
     }
-    for name, column in columns.items():
+    for name, values in columns.items():
         if name.startswith("field:"):
             own = name[len("field:") :]
-            batch[own] = torch.from_numpy(column) if column.dtype == np.int64 else column.tolist()
+            served = column(own, values.tolist())
+            batch[own] = torch.from_numpy(served) if isinstance(served, np.ndarray) else served
     batch[KEYS] = columns[KEYS].tolist()
     batch["theta"] = torch.from_numpy(theta)
     batch["view"] = torch.from_numpy(columns["view"])
     batch["mirrored"] = torch.from_numpy(mirrored)
     batch["valid"] = torch.ones(count, dtype=torch.bool) if valid is None else torch.from_numpy(valid.copy())
     return batch
-
-
-def _classes(values: list[Any], fetched: Fetched) -> NDArray[np.int64]:
-    try:
-        return np.fromiter((operator.index(value) for value in values), np.int64, len(values))
-    except (TypeError, OverflowError):
-        for key, value in zip(fetched.keys, values, strict=True):
-            if not isinstance(value, int) or not -(2**63) <= value < 2**63:
-                raise FormatError(
-                    f"{fetched.where}: sample {key!r}: the field cls must be a class number, found {value!r}; give "
-                    "labels of another kind under another name"[:400]
-                ) from None
-        raise

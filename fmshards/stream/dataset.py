@@ -14,7 +14,7 @@ from fmshards.place import check_rank, current_rank
 from fmshards.reader.catalog import PLAIN, Catalog, Combination, open_catalog
 from fmshards.reader.fetch import Fetcher, read_ahead
 from fmshards.stream import order
-from fmshards.stream.batch import OWN, batch_of, chunk_columns
+from fmshards.stream.batch import batch_of, chunk_columns
 from fmshards.stream.deal import READ_AHEAD, Job, choose_deal, evaluation_memory, memory_needed
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import EpochCounter
@@ -143,11 +143,11 @@ class FeatureDataset(IterableDataset[Batch]):
     def _make(self, schedule: order.Schedule, wanted: Iterator[tuple[int, Combination]], epoch: int) -> Iterator[Batch]:
         window = Window(schedule)
         fetched = read_ahead(self._fetcher, wanted, READ_AHEAD)
-        taken = OWN | {layer.name for layer in self.catalog.layers}
+        layers = [layer.name for layer in self.catalog.layers]
         for i, need in enumerate(schedule.need.tolist()):
             while window.fetched < need:
                 chunk = next(fetched)
-                window.put(chunk_columns(chunk, taken), chunk.where)
+                window.put(chunk_columns(chunk, layers), chunk.where)
                 del chunk
             valid = None if schedule.valid is None else schedule.valid[i]
             batch = batch_of(window.take(i), valid, self.catalog, self.seed, epoch, self.augment)

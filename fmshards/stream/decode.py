@@ -11,13 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fmshards.augment import MirrorMap, move, replace
-from fmshards.augment.features.on_cuda import move_and_replace, moves_on
+from fmshards.augment import LayerMove, MirrorMap, move, replace
 from fmshards.codec import FeatureSpec
 from fmshards.codec.operators import Decode
-from fmshards.errors import FormatError, InputError
+from fmshards.errors import InputError
+from fmshards.reader.calibrated import read_calibrated
 from fmshards.reader.catalog import Catalog, open_catalog
-from fmshards.shards import LayerPlan, read_calibration
+from fmshards.shards import LayerPlan
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class _Layer:
     plan: LayerPlan
     codec: Decode
     view_codec: Decode | None
-    fill: torch.Tensor | None
+    move: LayerMove
     mirror: MirrorMap | None
     """The map where the mirror is mapped; None where it is stored or there is none."""
 
@@ -54,9 +54,8 @@ class FeatureDecoder(nn.Module):
         if memory_format not in (torch.contiguous_format, torch.channels_last):
             raise InputError(f"memory_format={memory_format}: expected torch.contiguous_format or torch.channels_last")
         self.dtype, self.memory_format = dtype, memory_format
-        self._base_size = catalog.manifest.plan.base_size
         self._layers = tuple(_layers(catalog))
-        self._placed: dict[tuple[str, torch.device], tuple[torch.Tensor | None, MirrorMap | None]] = {}
+        self._placed: dict[tuple[str, torch.device], tuple[LayerMove, MirrorMap | None]] = {}
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A new dict with features in place of rows. Raises InputError where a layer's rows are missing."""
@@ -127,24 +126,16 @@ class FeatureDecoder(nn.Module):
     ) -> torch.Tensor:
         """The decoded references mapped and moved, the view's channels put in."""
         theta, mirrored = batch["theta"].to(x.device), batch["mirrored"].to(x.device)
-        fill, mirror = self._on(layer, x.device)
+        how, mirror = self._on(layer, x.device)
         if mirror is not None:
             x = _mapped(mirror, x, mirrored)
-        spec, grid, sensitive = layer.codec.spec, layer.plan.grid, layer.plan.sensitive
-        if not moves_on(x.device):
-            return move(x, theta, mirrored, spec, grid, fill, self._base_size, view, sensitive)
-        dtype = torch.float32 if self.dtype == torch.float64 else self.dtype
-        memory_format = self._format(spec)
-        return move_and_replace(
-            x, theta, mirrored, spec, grid, fill, self._base_size, view, sensitive, dtype, memory_format
-        )
+        return move(x, theta, mirrored, how, view, self.dtype, self._format(how.spec))
 
-    def _on(self, layer: _Layer, device: torch.device) -> tuple[torch.Tensor | None, MirrorMap | None]:
+    def _on(self, layer: _Layer, device: torch.device) -> tuple[LayerMove, MirrorMap | None]:
         # Kept beside the module, not as its buffers: they are the set's, not the model's.
         key = (layer.plan.name, device)
         if key not in self._placed:
-            fill = None if layer.fill is None else layer.fill.to(device)
-            self._placed[key] = fill, None if layer.mirror is None else layer.mirror.to(device)
+            self._placed[key] = layer.move.on(device), None if layer.mirror is None else layer.mirror.to(device)
         return self._placed[key]
 
     def extra_repr(self) -> str:
@@ -172,22 +163,17 @@ def _mapped(mirror: MirrorMap, x: torch.Tensor, mirrored: torch.Tensor) -> torch
 
 def _layers(catalog: Catalog) -> list[_Layer]:
     plan = catalog.manifest.plan
-    mapped = plan.mirrored and not plan.mirror_stored
-    arrays = read_calibration(catalog.url, plan)
+    calibrated = read_calibrated(catalog.url, plan, catalog.layers)
     out = []
     for layer in catalog.layers:
-        spec, view = layer.spec, layer.own_view_codec
-        own = {key[len(layer.name) + 1 :]: array for key, array in arrays.items() if key.startswith(f"{layer.name}/")}
-        fill = own.get("fill")
-        if fill is not None and fill.shape != spec.shape:
-            raise FormatError(f"{catalog.url}: layer {layer.name}: fill is {fill.shape}, the feature {spec.shape}")
+        view, own = layer.own_view_codec, calibrated[layer.name]
         out.append(
             _Layer(
                 layer,
                 Decode(layer.base_codec),
                 None if view is None else Decode(view),
-                None if fill is None else torch.from_numpy(fill.copy()),
-                MirrorMap.from_arrays(own, spec, layer.nonnegative) if mapped else None,
+                LayerMove(layer.spec, plan.base_size, layer.grid, own.fill, layer.sensitive),
+                own.mirror,
             )
         )
     return out

@@ -13,10 +13,10 @@ import torch
 
 from fmshards import store
 from fmshards.errors import InputError
-from fmshards.reader.catalog import PLAIN, Catalog, open_catalog
+from fmshards.reader.catalog import PLAIN, open_catalog
 from fmshards.reader.fetch import Fetcher
 from fmshards.stream import order
-from fmshards.stream.batch import KEYS, OWN, batch_of, chunk_columns
+from fmshards.stream.batch import KEYS, batch_of, chunk_columns
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import EpochCounter
 
@@ -75,7 +75,7 @@ class ChunkDecoder:
         drawn = order.combinations(len(catalog.sizes), len(shown), self.seed, epoch)
         for chunk in (catalog.places[:, 0] == catalog.shard_names.index(name)).nonzero()[0].tolist():
             combination = shown[drawn[chunk]] if self.augment else PLAIN
-            columns = chunk_columns(fetcher.fetch(chunk, combination), _taken(catalog))
+            columns = chunk_columns(fetcher.fetch(chunk, combination), [layer.name for layer in catalog.layers])
             for at in range(0, len(columns[KEYS]), _AT_ONCE):
                 part = {key: column[at : at + _AT_ONCE].copy() for key, column in columns.items()}
                 batch = decoder(batch_of(part, None, catalog, self.seed, epoch, self.augment))
@@ -105,10 +105,6 @@ def decode_chunks(
     such shard or layer, CorruptError where bytes are missing or changed.
     """
     return ChunkDecoder(layers, augment, seed, epoch, dtype)
-
-
-def _taken(catalog: Catalog) -> frozenset[str]:
-    return OWN | {layer.name for layer in catalog.layers} | {"__url__"}
 
 
 def _split(batch: dict[str, Any], url: str) -> Iterator[dict[str, Any]]:

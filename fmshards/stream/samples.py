@@ -12,7 +12,7 @@ import torch
 from fmshards.errors import InputError
 from fmshards.reader.catalog import PLAIN, Combination, open_catalog
 from fmshards.reader.fetch import Fetched, Fetcher
-from fmshards.stream.batch import KEYS, OWN, fields_of
+from fmshards.stream.batch import KEYS, fields_of
 from fmshards.stream.decode import FeatureDecoder
 
 
@@ -58,7 +58,7 @@ class Samples(Sequence[dict[str, Any]]):
         }
         layers = self.catalog.layers
         out: dict[str, Any] = {KEYS: fetched.keys[row], "__url__": fetched.where.rsplit(": chunk", 1)[0]}
-        for name, values in fields_of(fetched, OWN | {layer.name for layer in layers}).items():
+        for name, values in fields_of(fetched, [layer.name for layer in layers]).items():
             out[name] = values[row]
         out |= {layer.name: self._decoder.decode_layer(layer.name, batch)[0] for layer in layers}
         if view:

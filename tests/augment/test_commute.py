@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fmshards.augment import FLIP, compose, fresh_theta, move, parse_recipe, render, translate
+from fmshards.augment import FLIP, LayerMove, compose, fresh_theta, move, parse_recipe, render, translate
 from fmshards.codec import FeatureSpec
 from fmshards.model import parse_preprocess
 from fmshards.shards import Grid
@@ -32,8 +32,8 @@ def test_whole_cell_crops_commute_with_the_prefix(resnet, images) -> None:
     base = layer2(resnet, torch.stack([PREPROCESS.base(image) for image in images]))
     fill = layer2(resnet, PREPROCESS.normalize(torch.zeros(1, 3, 32, 32)))[0]
     true = layer2(resnet, rendered(images, theta))
-    moved = move(base, theta, none, SPEC, GRID, fill, SIZE)
-    zeros = move(base, theta, none, SPEC, GRID, None, SIZE)
+    moved = move(base, theta, none, LayerMove(SPEC, SIZE, GRID, fill))
+    zeros = move(base, theta, none, LayerMove(SPEC, SIZE, GRID))
     assert relative(moved, true) < 0.2
     assert relative(moved, true) < 0.8 * relative(zeros, true)
     assert relative(moved, true) < 0.25 * relative(base, true)
@@ -46,7 +46,7 @@ def test_away_from_the_border_a_whole_cell_shift_is_nearly_exact(resnet, images)
     size, spec = (128, 128), FeatureSpec("map", (32, 64, 64))
     theta = np.tile(translate(6, -4, size).astype(np.float32), (16, 1, 1))
     true = layer2(resnet, x.roll((4, -6), dims=(2, 3)))
-    moved = move(layer2(resnet, x), theta, np.zeros(16, bool), spec, GRID, None, size)
+    moved = move(layer2(resnet, x), theta, np.zeros(16, bool), LayerMove(spec, size, GRID))
     inside = (..., slice(16, 48), slice(16, 48))
     assert relative(moved[inside], true[inside]) < 1e-10
 
@@ -56,8 +56,8 @@ def test_with_the_mirror_as_reference_a_flip_is_exact_and_without_it_is_not(resn
     flip = np.tile(FLIP.astype(np.float32), (32, 1, 1))
     true = layer2(resnet, rendered(images[:32], flip))
     mirror = layer2(resnet, x.flip(-1))
-    stored = move(mirror, flip, np.ones(32, bool), SPEC, GRID, None, SIZE)
-    naive = move(layer2(resnet, x), flip, np.zeros(32, bool), SPEC, GRID, None, SIZE)
+    stored = move(mirror, flip, np.ones(32, bool), LayerMove(SPEC, SIZE, GRID))
+    naive = move(layer2(resnet, x), flip, np.zeros(32, bool), LayerMove(SPEC, SIZE, GRID))
     assert torch.equal(stored, true)
     assert relative(naive, true) > 0.05
 
@@ -69,8 +69,8 @@ def test_theta_of_a_mirror_is_the_flip_and_the_rest(resnet, images) -> None:
     true = layer2(resnet, rendered(images[:32], theta))
     fill = layer2(resnet, PREPROCESS.normalize(torch.zeros(1, 3, 32, 32)))[0]
     mirror = layer2(resnet, x.flip(-1))
-    right = move(mirror, theta, np.ones(32, bool), SPEC, GRID, fill, SIZE)
+    right = move(mirror, theta, np.ones(32, bool), LayerMove(SPEC, SIZE, GRID, fill))
     wrong_way = np.tile(compose(FLIP, translate(-4, 2, SIZE)).astype(np.float32), (32, 1, 1))
-    wrong = move(mirror, wrong_way, np.ones(32, bool), SPEC, GRID, fill, SIZE)
+    wrong = move(mirror, wrong_way, np.ones(32, bool), LayerMove(SPEC, SIZE, GRID, fill))
     assert relative(right, true) < 0.2
     assert relative(right, true) < 0.4 * relative(wrong, true)

@@ -1,3 +1,5 @@
+"""The mapped mirror as it is applied and kept; how it is fitted: tests/calibration/test_mirror_fit.py."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -6,10 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from fmshards.augment import MirrorMap
-from fmshards.calibration.mirror_fit import fit_mirror, mirror_error
 from fmshards.codec import FeatureSpec
-from fmshards.errors import FormatError, InputError
-from tests.augment.conftest import layer2
+from fmshards.errors import FormatError
 
 SPECS = [
     FeatureSpec("map", (6, 9, 7)),
@@ -26,19 +26,6 @@ def random_map(spec: FeatureSpec, kernel: int, relu: bool) -> MirrorMap:
     shape = (c, c) if spec.spatial is None else (c, c, kernel, kernel)
     tokens = (torch.randn(k, c, c, generator=g), torch.randn(k, c, generator=g)) if k else (None, None)
     return MirrorMap(torch.randn(shape, generator=g) / 4, torch.randn(c, generator=g), relu, spec, *tokens)
-
-
-@pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_a_known_linear_map_is_found(spec: FeatureSpec, kernel: int) -> None:
-    known = random_map(spec, kernel, False)
-    x = torch.randn(400, *spec.shape, generator=torch.Generator().manual_seed(0))
-    fitted, error = fit_mirror(x, known.apply(x), spec, kernel)
-    assert error < -60
-    assert torch.allclose(fitted.weight, known.weight, atol=2e-3)
-    assert torch.allclose(fitted.bias, known.bias, atol=2e-3)
-    if known.class_weight is not None:
-        assert torch.allclose(fitted.class_weight, known.class_weight, atol=2e-3)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -65,66 +52,3 @@ def test_apply_is_flip_then_convolution() -> None:
     known = random_map(SPECS[0], 3, True)
     x = torch.randn(2, 6, 9, 7)
     assert torch.equal(known.apply(x), F.relu(F.conv2d(x.flip(3), known.weight, known.bias, padding=1)))
-
-
-def test_the_error_is_of_the_last_fifth() -> None:
-    spec = FeatureSpec("map", (4, 6, 6))
-    x = torch.randn(100, *spec.shape)
-    y = x.flip(-1).clone()
-    y[80:] *= -1  # what was learnt is wrong there, by twice the value: +6 dB
-    _, error = fit_mirror(x, y, spec)
-    assert abs(error - 6.02) < 0.2
-    _, perfect = fit_mirror(x, x.flip(-1), spec)
-    assert -200 <= perfect < -80
-
-
-def test_few_samples_lean_on_the_plain_flip() -> None:
-    """60 vectors of 256 values: least squares alone would be far worse than changing nothing."""
-    spec = FeatureSpec("vector", (256,))
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(60, 256, generator=g)
-    y = x + 0.1 * torch.randn(60, 256, generator=g)
-    _, error = fit_mirror(x, y, spec)
-    plain = MirrorMap(torch.eye(256), torch.zeros(256), False, spec)
-    assert error < mirror_error(plain, x[48:], y[48:]) + 1.0
-
-
-def test_dead_and_equal_channels_do_no_harm() -> None:
-    spec = FeatureSpec("map", (5, 8, 8))
-    x = torch.randn(50, *spec.shape).relu()
-    x[:, 2] = 0
-    x[:, 3] = x[:, 4]
-    fitted, error = fit_mirror(x, x.flip(-1), spec, 3, True)
-    assert error < -60
-    assert torch.isfinite(fitted.weight).all()
-
-
-def test_bad_samples_are_refused() -> None:
-    spec = FeatureSpec("map", (4, 6, 6))
-    x = torch.randn(4, *spec.shape)
-    with pytest.raises(InputError, match="at least 5"):
-        fit_mirror(x, x, spec)
-    with pytest.raises(InputError, match="expected two"):
-        fit_mirror(x, x[:3], spec)
-    wide = FeatureSpec("map", (2000, 1, 1))
-    many = torch.zeros(5, *wide.shape)
-    with pytest.raises(InputError, match="kernel=1"):
-        fit_mirror(many, many, wide, 3)
-
-
-def test_it_beats_the_plain_flip_on_a_real_network(resnet, images) -> None:
-    x = torch.stack([pixels(image) for image in images])
-    base, mirror = layer2(resnet, x), layer2(resnet, x.flip(-1))
-    spec = FeatureSpec("map", (32, 16, 16))
-    plain = MirrorMap(torch.eye(32)[:, :, None, None], torch.zeros(32), True, spec)
-    naive = mirror_error(plain, base[160:], mirror[160:])
-    _, one = fit_mirror(base, mirror, spec, 1, True)
-    _, three = fit_mirror(base, mirror, spec, 3, True)
-    assert three < one - 0.5
-    assert one < naive - 1.0
-
-
-def pixels(image) -> torch.Tensor:
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    x = torch.from_numpy(np.array(image)).float() / 255
-    return ((x - mean) / std).permute(2, 0, 1)

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from fmshards.augment import Mirror, parse_recipe
-from fmshards.calibration import calibrate, parse_sensitive
+from fmshards.augment import Mirror, Recipe, parse_recipe
+from fmshards.calibration import calibrate, default_calibration, parse_sensitive
 from fmshards.codec import FeatureSpec
-from fmshards.errors import InputError
+from fmshards.errors import InputError, ModelError
 from fmshards.model import Preprocess
 from fmshards.shards import Grid
 
@@ -197,9 +197,12 @@ def test_bad_samples_are_refused(images, preprocess):
         run(mostly_equivariant, [*images, Image.new("RGB", (40, 32))], preprocess, BOTH, STORED)
 
 
-@pytest.mark.parametrize(("mirror", "passes"), [(NONE, 2), (STORED, 2.5), (Mirror("mapped", 1), 4)])
+@pytest.mark.parametrize(
+    ("recipe", "mirror", "passes"),
+    [(BOTH, NONE, 2), (BOTH, STORED, 2.5), (BOTH, Mirror("mapped", 1), 4), (FLIP, Mirror("mapped", 1), 4)],
+)
 def test_the_prefix_runs_for_all_layers_at_once_and_a_known_number_of_times(
-    images: list[Image.Image], preprocess: Preprocess, mirror: Mirror, passes: float
+    images: list[Image.Image], preprocess: Preprocess, recipe: Recipe, mirror: Mirror, passes: float
 ):
     seen = []
 
@@ -207,19 +210,109 @@ def test_the_prefix_runs_for_all_layers_at_once_and_a_known_number_of_times(
         seen.append(len(x))
         return several(x)
 
-    run(prefix, images, preprocess, BOTH, mirror, 1, 0.5, SEVERAL, batch=7)
-    grid = 33 * 8
+    told = []
+    run(prefix, images, preprocess, recipe, mirror, 1, 0.5, SEVERAL, batch=7, progress=lambda *done: told.append(done))
+    grid = 33 * 8 if recipe.moves else 0
     assert sum(seen) == 1 + grid + passes * len(images)
+    assert [name for name, *_ in told] == ["calibration"] * len(seen)
+    assert [done for _, done, _ in told] == np.cumsum(seen).tolist()
+    assert {total for *_, total in told} == {sum(seen)}
+
+
+def test_what_will_not_be_used_is_not_measured(images, preprocess):
+    """A flip whose mirror is stored leaves nothing to follow: no grid, and no second look at any image."""
+    seen = []
+
+    def prefix(x):
+        seen.append(len(x))
+        return mostly_equivariant(x)
+
+    found = run(prefix, images, preprocess, FLIP, STORED, 0, None)["cut"]
+    assert sum(seen) == 1 + len(images)
+    assert found.grid is None
+    assert found.fill is not None
+    assert (found.similarity.cosine, found.similarity.error) == ((1.0,) * 6, (0.0,) * 6)
+
+
+def test_a_recipe_that_cannot_be_drawn_is_refused(images, preprocess):
+    with pytest.raises(InputError, match="mirror=none"):
+        run(mostly_equivariant, images, preprocess, parse_recipe("flip(p=0.3)"), STORED, 0, None)
+    with pytest.raises(InputError, match="out of sight"):
+        run(mostly_equivariant, images, preprocess, parse_recipe("crop(pad=32)"), NONE, 0, None)
+
+
+def test_each_image_is_decoded_once_a_pass(images, preprocess):
+    """Photos are not kept once they are decoded, and decoding one is most of its cost."""
+    asked = []
+
+    class Counting(list):
+        def __getitem__(self, i):
+            asked.append(i)
+            return super().__getitem__(i)
+
+    run(mostly_equivariant, Counting(images), preprocess, CROP, NONE, 0, None)
+    grid, first = 8, 2
+    assert len(asked) == len(images) + grid + first
+
+
+def test_no_array_that_is_not_finite_is_returned(images, preprocess):
+    def logarithm(x):
+        flat = (x == x[:, :, :1, :1]).all(3).all(2).all(1).view(-1, 1, 1, 1)
+        return {"cut": torch.where(flat, torch.inf, mostly_equivariant(x)["cut"])}
+
+    with pytest.raises(ModelError, match=r"cut: the feature of a blank image.*not finite"):
+        run(logarithm, images, preprocess, FLIP, Mirror("none"))
+
+    def bordered(x):
+        line = (x[:, :, :, :1] == x[:, :, :1, :1]).all(2).all(1).view(-1, 1, 1, 1)
+        return {"cut": torch.where(line & ~(x == x[:, :, :1, :1]).all(), torch.nan, mostly_equivariant(x)["cut"])}
+
+    with pytest.raises(ModelError, match=r"cut: features of moved images.*not finite"):
+        run(bordered, images, preprocess, CROP, NONE, 0, None)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_features_of_any_size_are_compared(images, preprocess, scale):
+    def prefix(x):
+        return {"cut": mostly_equivariant(x)["cut"] * scale}
+
+    plain = run(mostly_equivariant, images, preprocess, FLIP, NONE)["cut"].similarity
+    scaled = run(prefix, images, preprocess, FLIP, NONE)["cut"].similarity
+    assert scaled.cosine == pytest.approx(plain.cosine, abs=1e-5)
+    assert scaled.error == pytest.approx(plain.error, abs=1e-5)
 
 
 def test_features_are_not_kept(preprocess, monkeypatch):
-    """Beside the mirror map's share, which is bounded, memory does not grow with the sample."""
+    """Beside the fifth by which a mirror map is judged, of a bounded number of samples."""
     module = importlib.import_module("fmshards.calibration.calibrate")
-    kept = []
-    real = module.fit_mirror
+    samples = []
+
+    class Kept(module.MirrorSample):
+        def __init__(self, *given):
+            super().__init__(*given)
+            samples.append(self)
+
     monkeypatch.setattr(module, "_FIT_BYTES", 100_000)
-    monkeypatch.setattr(module, "fit_mirror", lambda b, *rest: kept.append(len(b)) or real(b, *rest))
+    monkeypatch.setattr(module, "MirrorSample", Kept)
     generator = np.random.default_rng(0)
     many = [Image.fromarray(a) for a in generator.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)]
-    run(mostly_equivariant, many, preprocess, FLIP, Mirror("mapped", 1))
-    assert kept == [16]
+    run(mostly_equivariant, many, preprocess, FLIP, Mirror("mapped", 1), batch=5)
+    assert [s._seen for s in samples] == [16]
+    assert sum(len(base) for base, _ in samples[0]._kept) == 3
+
+
+def test_layers_whose_equations_take_much_memory_are_fitted_one_after_another(images, preprocess, monkeypatch):
+    module = importlib.import_module("fmshards.calibration.calibrate")
+    together = run(several, images, preprocess, FLIP, Mirror("mapped", 3), 0, None, SEVERAL)
+    monkeypatch.setattr(module, "_MATRIX_BYTES", 1)
+    apart = run(several, images, preprocess, FLIP, Mirror("mapped", 3), 0, None, SEVERAL)
+    for name in SEVERAL:
+        assert apart[name].mirror_error == together[name].mirror_error
+        assert torch.equal(apart[name].mirror_map.weight, together[name].mirror_map.weight)
+
+
+@pytest.mark.parametrize(
+    ("samples", "wanted"), [(None, 512), (1, 16), (100, 16), (600, 75), (4096, 512), (1_281_167, 512)]
+)
+def test_the_default_grows_with_the_set(samples, wanted):
+    assert default_calibration(samples) == wanted

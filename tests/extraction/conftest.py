@@ -80,6 +80,7 @@ def options(**more: Any) -> dict[str, Any]:
     return {
         "model": MODEL,
         "weights": WEIGHTS,
+        "device": "cpu",
         "preprocess": "normalize(imagenet)",
         "layers": {"layer2": 4},
         "batch": 16,

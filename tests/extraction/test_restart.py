@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -11,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from fmshards.errors import FormatError, InputError, MismatchError
-from fmshards.extraction import extract
-from fmshards.extraction import pipeline as run_module
+from fmshards.errors import FormatError, InputError, MismatchError, StoreError
+from fmshards.extraction import entry, extract, request, work
 from fmshards.extraction.sources import WebDatasetSource
 from fmshards.shards import read_manifest
 
@@ -36,10 +36,11 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("nothing may be read or run")
 
-    monkeypatch.setattr(run_module, "draft_plan", never)
-    monkeypatch.setattr(run_module, "multi_prefix", never)
-    monkeypatch.setattr(run_module, "entry_of", never)
+    monkeypatch.setattr(entry, "draft_plan", never)
+    monkeypatch.setattr(request, "multi_prefix", never)
+    monkeypatch.setattr(work, "entry_of", never)
     monkeypatch.setattr(WebDatasetSource, "items", never)
+    monkeypatch.setattr(WebDatasetSource, "content", never)
 
 
 def test_a_whole_set_is_returned_at_once(tars: list[str], made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +75,26 @@ def test_a_shard_missing_from_a_whole_set_is_made_again(tars: list[str], made: P
         extract(tars, out, **RECIPE)
     same = {name: data for name, data in tree(out).items() if name.endswith(".tar")}
     assert same.keys() == {name for name in tree(made) if name.endswith(".tar")}
+    assert read_manifest(str(out)).samples == 104
+
+
+def test_a_shard_that_cannot_be_looked_for_is_not_missing(
+    tars: list[str], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "set"
+    shutil.copytree(made, out)
+    before, real = tree(out), os.stat
+
+    def fail(path: Any, *more: Any, **also: Any) -> os.stat_result:
+        if str(path).startswith(str(out / "layer2")):
+            raise OSError(errno.ESTALE, "Stale file handle", path)
+        return real(path, *more, **also)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", fail)
+        with pytest.raises(StoreError, match="Stale file handle"):
+            extract(tars, out, **RECIPE)
+    assert tree(out) == before
     assert read_manifest(str(out)).samples == 104
 
 

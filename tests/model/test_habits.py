@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import random
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fmshards.errors import ModelError
-from fmshards.model import analyse, cuts, cuts_of, split
+from fmshards.errors import InputError, ModelError
+from fmshards.model import analyse, cuts, cuts_of, multi_prefix, split
 from tests.model import nets
 from tests.model.conftest import reference, same, spread
 
@@ -46,6 +47,52 @@ def test_a_module_that_a_graph_cannot_hold_is_kept_whole(mid: type[nn.Module]) -
     model = nets.Net(mid())
     _holds(model)
     assert "mid" in {c.module for c in cuts(model, X)}
+
+
+class Centred(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean(0, keepdim=True)
+
+
+class Sampled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0.1 * torch.randn_like(x)
+
+
+@pytest.mark.parametrize(
+    ("mid", "why", "dtype"),
+    [
+        (lambda: nn.BatchNorm2d(8, track_running_stats=False), "other images of its batch", torch.float32),
+        (lambda: nn.BatchNorm2d(8, track_running_stats=False), "other images of its batch", torch.bfloat16),
+        (Centred, "other images of its batch", torch.float32),
+        (Sampled, "at random in eval mode", torch.bfloat16),
+        (nets.Noise, "at random in eval mode", torch.float32),
+        (nets.PythonChance, "at random in eval mode", torch.float32),
+    ],
+)
+def test_a_feature_that_is_no_function_of_its_image_is_refused(mid: Any, why: str, dtype: torch.dtype) -> None:
+    model = nets.Net(mid()).eval().to(dtype)
+    listed = {c.name: c for c in cuts(model, X)}
+    assert listed["stem"].problem is None
+    for name in ("mid", "body"):
+        assert why in str(listed[name].problem)
+        with pytest.raises(ModelError, match=rf"cannot be split at '{name}'.*{why}.*nearest valid cuts? .*'stem'"):
+            split(model, name, X)
+    with pytest.raises(ModelError, match=why):
+        multi_prefix(model, ["stem", "mid"], X)
+
+
+def test_a_dropout_that_is_always_on_is_refused() -> None:
+    model = nets.Own(lambda self, x: F.dropout(x, 0.5, True))
+    listed = {c.name: c for c in cuts(model, X)}
+    assert listed["stem"].problem is None
+    assert "at random in eval mode" in str(listed["mean"].problem)
+
+
+def test_norms_of_one_image_and_images_that_are_alike_are_no_fault() -> None:
+    for mid in (nn.InstanceNorm2d(8), nn.GroupNorm(2, 8), nn.BatchNorm2d(8), nn.Dropout(0.5)):
+        for example in (X, torch.zeros(1, 3, 8, 8), X[:1].repeat(4, 1, 1, 1)):
+            assert all(c.problem is None for c in cuts(nets.Net(mid).eval(), example)), mid
 
 
 def test_no_grad_inside_a_module_still_stops_gradients() -> None:
@@ -182,6 +229,6 @@ def test_models_that_are_no_classifiers_of_one_image() -> None:
         cuts(nets.TwoInputs(), X)
     with pytest.raises(ModelError, match="does not run on images of shape"):
         cuts(nets.Net(), torch.zeros(1, 4, 8, 8))
-    with pytest.raises(ModelError, match=r"torch\.nn\.Module"):
+    with pytest.raises(InputError, match=r"torch\.nn\.Module"):
         cuts(lambda x: x, X)
     assert cuts_of(analyse(nn.Sequential(nn.Flatten()), X)) == []

@@ -8,6 +8,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,6 @@ from hypothesis import strategies as st
 from fmshards import store
 from fmshards.errors import CorruptError, FormatError, InputError, MismatchError
 from fmshards.shards import (
-    LayerPlan,
     Manifest,
     Plan,
     ShardEntry,
@@ -230,7 +230,7 @@ def test_another_version_says_which_is_read(version: Any) -> None:
 
 def _layer(plan: Plan, **changes: Any) -> Callable[[], Plan]:
     def make() -> Plan:
-        layers = tuple(LayerPlan(**{**layer.__dict__, **changes}) for layer in plan.layers)
+        layers = tuple(replace(layer, **changes) for layer in plan.layers)
         return Plan(**{**_fields(plan), "layers": layers})
 
     return make

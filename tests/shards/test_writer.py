@@ -30,7 +30,7 @@ THETA = np.zeros((2, 1, 2, 3), np.float32)
         ({"keys": ["c", ""]}, "1 to 4096"),
         ({"keys": ["c", 7]}, "must be text"),
         ({"keys": []}, "0 samples|values for 0"),
-        ({"keys": ["c", "d", "e"], "fields": {"cls": [b""] * 3}}, "all chunks but the last hold 2"),
+        ({"keys": ["c", "d", "e"], "fields": {"cls": [b"1"] * 3}}, "all chunks but the last hold 2"),
         ({"fields": {"cls": [b"1"]}}, "'cls' has 1 values for 2"),
         ({"fields": {}}, "'cls' is in some chunks"),
         ({"fields": {"cls": [b"1", b"2"], "more": [1, 2]}}, "'more' is in some chunks"),

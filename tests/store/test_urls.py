@@ -7,7 +7,7 @@ import os
 import pytest
 
 from fmshards import store
-from fmshards.errors import FormatError, InputError, StoreError
+from fmshards.errors import InputError, StoreError
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,6 @@ from fmshards.errors import FormatError, InputError, StoreError
         ("set", ("layer2", "000000.tar"), "set/layer2/000000.tar"),
         ("set/", ("a",), "set/a"),
         ("/", ("a",), "/a"),
-        ("", ("a",), "a"),
         (".", ("a",), "./a"),
         ("s3://bucket", ("a", "b"), "s3://bucket/a/b"),
         ("memory://", ("a",), "memory://a"),
@@ -27,7 +26,7 @@ from fmshards.errors import FormatError, InputError, StoreError
 )
 def test_join_and_parent(url, parts, joined):
     assert store.join(url, *parts) == joined
-    if len(parts) == 1 and url not in ("set/", "file:///x/", "", "memory://"):
+    if len(parts) == 1 and url not in ("set/", "file:///x/", "memory://"):
         assert store.parent(joined) == url
 
 
@@ -48,7 +47,7 @@ def test_parent(url, above):
 
 
 def test_local_or_not():
-    assert all(map(store.is_local, ["x", "/x", "./x", "file:///x", "a:b", "C:\\x", "~/x", "x::y/z"[:1]]))
+    assert all(map(store.is_local, ["x", "/x", "./x", "file:///x", "a:b", "C:\\x", "~/x"]))
     assert not any(map(store.is_local, ["s3://b/x", "https://h/x", "memory://x", "simplecache::s3://b", "pipe:cat"]))
     assert store.local_path("file:///a%20b") == "/a b"
     assert store.local_path("file://localhost/a") == "/a"
@@ -56,21 +55,59 @@ def test_local_or_not():
         store.local_path("file://elsewhere/a")
 
 
+@pytest.mark.parametrize("url", ["a::b", "x::y/z", "run 3::final", "./simplecache::x", "/t/a::s3://b", "é::ü"])
+def test_two_colons_in_a_path(url):
+    assert store.is_local(url)
+
+
 @pytest.mark.parametrize(
-    "name", ["000000.tar", "features.3", "add_5", "layer2", "calibration-0123456789abcdef.safetensors", "a b", "é"]
+    "url", ["zip://a.csv::s3://b/x.zip", "simplecache::zip://a::file:///x", "filecache::memory://x"]
 )
-def test_plain_names_are_safe(name):
-    assert store.safe_name(name, "shard") == name
+def test_a_chain_of_stores(url):
+    assert not store.is_local(url)
+
+
+@pytest.mark.parametrize("url", ["simplecache::data/set", "zip::x", "my run::s3://bucket/x", "::s3://b"])
+def test_what_may_be_a_path_or_a_chain_is_refused(url):
+    with pytest.raises(InputError, match=r"may be a path, or a chain of stores; write \./"):
+        store.exists(url)
+
+
+def test_a_path_with_two_colons_overwrites_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b").write_bytes(b"another file")
+    store.put("a::b", b"mine")
+    assert (tmp_path / "a::b").read_bytes() == b"mine"
+    assert (tmp_path / "b").read_bytes() == b"another file"
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["", ".", "..", "../x", "a/../b", "/etc/passwd", "a/b", "a\\b", "..\\x", "C:x", "s3://x", ".hidden", "a\0b", "a\nb",
-     "x" * 201, "%2e%2e", "a?b", "a#b", "*", "a*", "[a]", "{a,b}", None, 7, b"x", ["x"]],
-)  # fmt: skip
-def test_names_that_climb_out_are_refused(name):
-    with pytest.raises(FormatError, match="shard 3: expected"):
-        store.safe_name(name, "shard 3")
+    "use",
+    [
+        lambda: store.join("", "plan.json"),
+        lambda: store.exists(""),
+        lambda: store.put("", b""),
+        lambda: store.expand(""),
+        lambda: store.expand(["a.tar", ""]),
+    ],
+)
+def test_an_empty_path_is_refused(use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.tar").write_bytes(b"")
+    with pytest.raises(InputError, match="an empty path"):
+        use()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+
+
+def test_absolute_stays_right_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = [store.absolute(url) for url in ("set", "a::b/c", "/x/../y", ".")]
+    assert found == [f"{tmp_path}/set", f"{tmp_path}/a::b/c", "/y", str(tmp_path)]
+    assert [store.absolute(url) for url in ("s3://b/x", "file:///x", "simplecache::s3://b")] == [
+        "s3://b/x",
+        "file:///x",
+        "simplecache::s3://b",
+    ]
 
 
 def test_braces_and_globs(tmp_path):

@@ -125,6 +125,36 @@ def test_what_a_killed_writer_left_goes_and_what_a_live_one_writes_stays(tmp_pat
     assert sorted(os.listdir(tmp_path)) == ["x.tar", "y.tar"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock and kill")
+def test_a_spool_that_a_killed_writer_left_goes_and_a_live_one_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    command = [sys.executable, "-c", HOLD, "memory://bucket/x.tar"]
+    writers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"writing\n"
+        (tmp_path / "else.tmp").write_bytes(b"another's file")
+        assert len(os.listdir(tmp_path)) == 3
+        assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in tmp_path.glob(".fmshards*"))
+        writers[0].send_signal(signal.SIGKILL)
+        writers[0].wait()
+        with store.atomic_file("memory://bucket/y.tar") as file:
+            file.write(b"y")
+            assert len(os.listdir(tmp_path)) == 3  # this one's, the live one's, the other file
+        assert store.read("memory://bucket/y.tar") == b"y"
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+            assert writer.stdout is not None
+            writer.stdout.close()
+    with store.atomic_file("memory://bucket/y.tar") as file:
+        file.write(b"y")
+    assert os.listdir(tmp_path) == ["else.tmp"]
+
+
 def test_two_writers_of_one_file_do_no_harm(tmp_path):
     url = str(tmp_path / "x.tar")
     with store.atomic_file(url) as first, store.atomic_file(url) as second:

@@ -248,12 +248,6 @@ def test_options_that_would_undo_the_order(plain: BuiltSet) -> None:
         loader(plain.url, 8, shuffle=True)
 
 
-def test_a_class_that_is_no_number(tmp_path) -> None:
-    other = build_set(tmp_path / "other", samples=(8,), chunk=4, fields={"cls": [b"cat"] * 8})
-    with pytest.raises(FormatError, match="field 'cls' cannot be read as cls"):
-        list(FeatureDataset(other.url, batch_size=4))
-
-
 def test_rank_from_the_environment(plain: BuiltSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     data = FeatureDataset(plain.url, batch_size=4, **ORDER)

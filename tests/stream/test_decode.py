@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fmshards.augment import move
+from fmshards.augment import LayerMove, move
 from fmshards.errors import InputError
 from fmshards.shards import read_calibration
 from fmshards.stream import FeatureDataset, FeatureDecoder, loader
@@ -98,7 +98,10 @@ def expected(built: BuiltSet, batch: dict, layer: str = "layer2") -> torch.Tenso
         mirrored = batch["mirrored"][i : i + 1]
         reference = features["mirror" if mirrored.item() else "base"][row]
         x = move(
-            torch.from_numpy(reference)[None], batch["theta"][i : i + 1], mirrored, spec, plan.grid, fill, (32, 32)
+            torch.from_numpy(reference)[None],
+            batch["theta"][i : i + 1],
+            mirrored,
+            LayerMove(spec, (32, 32), plan.grid, fill),
         )
         view = int(batch["view"][i])
         if view:

@@ -12,8 +12,8 @@ import pytest
 import webdataset as wds
 from torch.utils.data import DataLoader
 
-from fmshards.errors import CorruptError, FmshardsError, StoreError
-from fmshards.shards import ShardWriter, layer_url, make_manifest, read_index, read_manifest, write_manifest
+from fmshards.errors import CorruptError, FmshardsError, MismatchError, StoreError
+from fmshards.shards import Manifest, ShardWriter, layer_url, make_manifest, read_index, read_manifest, write_manifest
 from fmshards.stream import FeatureDataset, decode_chunks, loader
 from tests.sets import BuiltSet, build_set
 from tests.stream.helpers import error_of
@@ -169,5 +169,7 @@ def test_layers_that_do_not_belong_together(tmp_path: Path) -> None:
             )
         entry = writer.close()
     shards = dict(read_manifest(built.url).shards) | {"layer3": (entry,)}
-    write_manifest(built.url, make_manifest(built.url, built.plan, shards))
+    with pytest.raises(MismatchError, match="sample 0 has the key 's0_0000' and 'x0'"):
+        make_manifest(built.url, built.plan, shards)
+    write_manifest(built.url, Manifest(built.plan, shards, {}, 8))
     assert "its keys are not those of" in error_of(CorruptError, FeatureDataset(built.url, batch_size=4))

@@ -1,5 +1,5 @@
-"""S_theta, the stored channels and the output's dtype in one kernel for CUDA devices: the rules of `s_theta` and
-`channels`, in one pass over the batch.
+"""Moving, the stored channels and the output's dtype in one kernel for CUDA devices: the rules of move.py and
+channels.py, in one pass over the batch.
 
 A second kernel after the decoder's and not the same one: an output cell needs cells that other lanes decode, and on the
 way a fitted mirror map, where there is one, is a convolution of torch's. What lies between is read from the cache where
@@ -59,8 +59,8 @@ def move_put(
 ):
     """out [B, channels, places] from x: the first `kept` places as they are, the h * w others moved.
 
-    axes: float64 [2, 4], as `move_cpu.axes_of` gives them. slots: int32
-    [channels], the view's channel that replaces each, -1 for none. fill and view may be None.
+    axes: float64 [2, 4], those of a `LayerMove`. slots: int32 [channels], the view's channel that replaces each, -1 for
+    none. fill and view may be None.
     """
     across, down = tl.cdiv(places, PLACES), tl.cdiv(channels, CHANNELS * STEPS)
     sample = (tl.program_id(0) // (across * down)).to(tl.int64)
@@ -68,7 +68,7 @@ def move_put(
     place = tile % across * PLACES + tl.arange(0, PLACES)
     moves = (place >= kept) & (place < places)
 
-    # Where the source is: s_theta._sources, operation by operation.
+    # Where the source is: on_torch._sources, operation by operation.
     cell = tl.maximum(place - kept, 0)
     height, stride_y, offset_y = tl.load(axes + 1), tl.load(axes + 2), tl.load(axes + 3)
     width, stride_x, offset_x = tl.load(axes + 5), tl.load(axes + 6), tl.load(axes + 7)

@@ -1,4 +1,4 @@
-"""S_theta on a CPU in one pass: axis-aligned moves of float32 features, and a view's stored channels put in on the way.
+"""Moving float32 features on a CPU along the axes in one pass, a view's stored channels put in on the way.
 
 An axis-aligned theta (flips, shifts, boxes) gives each output row two source rows and each output column two source
 columns, for all channels alike; these are found once for a sample. Where all of them are whole cells the sample is
@@ -11,12 +11,11 @@ with weights 0 for cells outside and outside = 1 - (wy0 + wy1) * (wx0 + wx1); wh
 does not depend on what else is in the batch, nor on the feature's kind.
 
 Values are mixed eight channels at a time. Where channels come last they lie like that; the planes of a map are
-transposed on the way in and out (within the registers; see lanes.py), so that rows of any length run at full speed.
+transposed on the way in and out (within the registers; see vectors.py), so that rows of any length run at full speed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -24,10 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fmshards.codec import FeatureSpec
-from fmshards.errors import InputError
+from fmshards.augment.features.layer_move import LayerMove
 from fmshards.kernels import jit
-from fmshards.shards import Grid
 
 if jit.missing() is None:
     from fmshards.augment.features.vectors import copy8, mix8, mix_fill8, reverse8, transpose8
@@ -47,27 +44,18 @@ def fits(x: torch.Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and jit.missing() is None
 
 
-def move_straight(
-    x: torch.Tensor,
-    phi: Doubles,
-    spec: FeatureSpec,
-    axes: Doubles,
-    fill: torch.Tensor | None,
-    view: torch.Tensor | None,
-    sensitive: Sequence[int],
-) -> torch.Tensor:
+def move_straight(x: torch.Tensor, phi: Doubles, layer: LayerMove, view: torch.Tensor | None) -> torch.Tensor:
     """Features x float32 [B, *shape] that `fits` moved by phi float64[B, 2, 3], axis-aligned: a new contiguous tensor.
 
-    axes: what `axes_of` gives. fill [*shape]; None is zeros. view [B, *shape of the channels `sensitive`]: these are
-    not moved but taken from there, class tokens too. Runs in as many threads as torch would take here, where there
-    is enough to do.
+    view [B, *shape of the layer's sensitive channels]: these are not moved but taken from there, class tokens too. Runs
+    in as many threads as torch would take here, where there is enough to do.
     """
+    spec = layer.spec
     out = torch.empty(x.shape, dtype=torch.float32)
-    blank = torch.zeros(spec.shape) if fill is None else fill.to(torch.float32)
-    if blank.shape != spec.shape:
-        raise InputError(f"fill: expected {list(spec.shape)}, found {list(blank.shape)}")
-    stored, kept = _channels(spec.channels, tuple(sensitive) if view is not None else ())
+    blank = torch.zeros(spec.shape) if layer.fill is None else layer.fill.to(torch.float32)
+    stored, kept = _channels(spec.channels, layer.sensitive if view is not None else ())
     some = torch.empty(len(x), 0) if view is None else view.to(torch.float32)
+    axes = np.array(layer.axes, np.float64)
     arrays = [t.contiguous().numpy().reshape(len(x), -1) for t in (x, some, out)]
     plain = blank.contiguous().numpy().reshape(-1)
     kernel, last = (_move_planes, kept) if spec.kind == "map" else (_move_cells, spec.channels)
@@ -90,19 +78,7 @@ def move_straight(
 def _channels(count: int, sensitive: tuple[int, ...]) -> tuple[Ints, Ints]:
     """The channels that a view holds, and the others."""
     stored = np.array(sensitive, np.int64)
-    if len(stored) and not 0 <= stored.min() <= stored.max() < count:
-        raise InputError(f"sensitive: channels are 0 to {count - 1}, found {stored.min()} to {stored.max()}")
     return stored, np.setdiff1d(np.arange(count), stored)
-
-
-def axes_of(cells: tuple[int, int], grid: Grid | None, base_size: tuple[int, int]) -> Doubles:
-    """float64[2, 4]: of rows and columns the cells, the base image's pixels, and the grid's stride and offset.
-
-    Without a grid, cells are at their centres.
-    """
-    stride = tuple(size / n for size, n in zip(base_size, cells, strict=True)) if grid is None else grid.stride
-    offset = tuple((s - 1) / 2 for s in stride) if grid is None else grid.offset
-    return np.ascontiguousarray(np.array([cells, base_size, stride, offset], np.float64).T)
 
 
 @jit.inner

@@ -1,4 +1,4 @@
-"""What every source gives: the input shards, their items in order, and a sample for an item.
+"""What every source gives: the input shards, their items in order, a sample for an item, and marks of their content.
 
 Reading is split in two. `items` runs in the reading process, in order, and must be cheap. `load` runs in decoding
 workers, so a source pickles.
@@ -6,7 +6,7 @@ workers, so a source pickles.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -31,11 +31,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Sample:
-    """One decoded sample: an RGB image and the fields that travel with its feature."""
+    """One decoded sample: an RGB image and the fields that travel with its feature.
+
+    digest: the SHA-256 of the file that `load` read; None where `items` has read it.
+    """
 
     key: str
     image: Image.Image
     fields: dict[str, Any]
+    digest: bytes | None = None
 
 
 class Source(Protocol):
@@ -43,6 +47,10 @@ class Source(Protocol):
 
     `work` is the size of an input shard in the unit that `Item.work` counts (bytes of a tar, samples elsewhere); it
     serves the estimate of the time left and nothing else.
+
+    Content is known by three marks, each None where it cannot be had. `stamp` costs no reading; equal stamps say that
+    nothing has most likely changed, unequal ones say nothing. `content` reads an input shard for its digest, and
+    `digest_read` is the same digest as a by-product of extraction. `fingerprint` is what a data set says of itself.
     """
 
     @property
@@ -61,3 +69,17 @@ class Source(Protocol):
 
     def load(self, item: Item) -> Sample:
         """Read and decode one item, in a worker. Raises InputError; the caller adds shard and key."""
+
+    def loaded(self, shard: int, digests: Sequence[bytes]) -> None:
+        """Told, in the reading process and in order, of the digests of samples that `load` read in workers."""
+
+    def stamp(self, shard: int) -> str | None:
+        """Of local files size and time of change, of an object its etag or the like, as they were when opened."""
+
+    def content(self, shard: int) -> str | None:
+        """ "sha256:<hex>" of the input shard, read now. Raises StoreError or InputError where it cannot be read."""
+
+    def digest_read(self, shard: int) -> str | None:
+        """What `content` gives, once `items` has come to its end and every sample is `loaded`; until then None."""
+
+    def fingerprint(self) -> str | None: ...

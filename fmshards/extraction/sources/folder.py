@@ -6,46 +6,79 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from fmshards.errors import InputError
 from fmshards.extraction.sources.base import IMAGE_EXTENSIONS, Item, Sample
+from fmshards.extraction.sources.classes import check_known
+from fmshards.extraction.sources.content import files_content, local_stamp
 from fmshards.extraction.sources.image import decode_image
+from fmshards.extraction.sources.scan import Scan, scan, warn_left_out
 from fmshards.shards import InputShard
 
 
 class FolderSource:
-    """ROOT/CLASS/.../image. Classes are the sorted names of the folders in ROOT; without any, samples have no class.
+    """ROOT/CLASS/.../image. Every folder in ROOT is a class, in sorted order, or in that of `classes` where given;
+    where no folder holds an image, samples have no class.
 
     Fields: `cls` (int), `class` (str), `path` (str, below ROOT). The key is the path without its extension, with it
     where two images differ in nothing else. Input shards are virtual: `shard_size` images each. Hidden files are not
-    looked at; links are followed.
+    looked at; links are followed, and a folder is read once.
+
+    Files are read and digested in workers, beside their decoding: a shard's digest is known when `loaded` has been told
+    of all of them.
     """
 
-    def __init__(self, root: str, shard_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        root: str,
+        shard_size: int,
+        seed: int,
+        *,
+        classes: tuple[str, ...] | None = None,
+        orientation: str = "apply",
+    ) -> None:
         self.root = Path(root)
-        paths = _images(self.root)
-        self.classes = _classes(self.root, paths)
-        self.shard_size, self.seed = shard_size, seed
+        found = scan(self.root)
+        if not found.images:
+            raise InputError(
+                f"{root} holds no image; expected images in class folders ({', '.join(sorted(IMAGE_EXTENSIONS))}) or "
+                "WebDataset tars"
+            )
+        warn_left_out(self.root, found)
+        self.classes = _classes(self.root, found, classes)
+        self._numbers = {name: i for i, name in enumerate(self.classes or ())}
+        self.shard_size, self.seed, self.orientation = shard_size, seed, orientation
         # Sorted by a hash: a permutation that depends on nothing but the seed and the names.
-        paths.sort(key=lambda path: (hashlib.blake2b(f"{seed}\0{path}".encode()).digest(), path))
+        paths = sorted(found.images, key=lambda path: (hashlib.blake2b(f"{seed}\0{path}".encode()).digest(), path))
         keys = _keys(paths)
         self._shards = [
             list(zip(keys[i : i + shard_size], paths[i : i + shard_size], strict=True))
             for i in range(0, len(paths), shard_size)
         ]
-        self.inputs = tuple(self._input(i, [path for _, path in shard]) for i, shard in enumerate(self._shards))
+        self.inputs = tuple(self._input(i, found.images) for i in range(len(self._shards)))
+        self._stamps = [self._stamp(i, found.images) for i in range(len(self._shards))]
+        self._digests: dict[int, list[bytes]] = {}
 
-    def _input(self, i: int, paths: list[str]) -> InputShard:
-        sizes = [os.stat(self.root / path).st_size for path in paths]
-        listing = "".join(f"{path}\0{size}\n" for path, size in zip(paths, sizes, strict=True))
+    def _input(self, i: int, stats: Mapping[str, os.stat_result]) -> InputShard:
+        sizes = [stats[path].st_size for path in self._paths(i)]
+        listing = "".join(f"{path}\0{size}\n" for path, size in zip(self._paths(i), sizes, strict=True))
         digest = hashlib.sha256(listing.encode()).hexdigest()
-        return InputShard(name=f"{i:06d}", url=str(self.root), bytes=sum(sizes), samples=len(paths), digest=digest)
+        return InputShard(name=f"{i:06d}", url=str(self.root), bytes=sum(sizes), samples=len(sizes), digest=digest)
+
+    def _stamp(self, i: int, stats: Mapping[str, os.stat_result]) -> str:
+        listing = "".join(f"{path}\0{local_stamp(stats[path])}\n" for path in self._paths(i))
+        return f"{len(self._shards[i])} files, {hashlib.sha256(listing.encode()).hexdigest()}"
+
+    def _paths(self, shard: int) -> list[str]:
+        return [path for _, path in self._shards[shard]]
 
     def options(self) -> dict[str, Any]:
-        return {"source": "folder", "shard_size": self.shard_size}
+        turned = {} if self.orientation == "ignore" else {"orientation": self.orientation}
+        return {"source": "folder", "shard_size": self.shard_size, **turned}
 
     def work(self, shard: int) -> int:
         return len(self._shards[shard])
@@ -55,55 +88,63 @@ class FolderSource:
             fields: dict[str, Any] = {"path": path}
             if self.classes:
                 name = path.partition("/")[0]
-                fields |= {"cls": self.classes.index(name), "class": name}
+                fields |= {"cls": self._numbers[name], "class": name}
             yield Item(key, path, fields, i + 1)
 
     def load(self, item: Item) -> Sample:
-        path = self.root / item.data
+        data = self._read(item.data)
+        return Sample(item.key, decode_image(data, self.orientation), item.fields, hashlib.sha256(data).digest())
+
+    def loaded(self, shard: int, digests: Sequence[bytes]) -> None:
+        known = self._digests.setdefault(shard, [])
+        if len(known) == self.work(shard):  # read once more
+            known.clear()
+        known += digests
+
+    def stamp(self, shard: int) -> str | None:
+        return self._stamps[shard]
+
+    def content(self, shard: int) -> str | None:
+        with ThreadPoolExecutor(8) as pool:  # many small files: their latencies side by side
+            digests = pool.map(lambda path: hashlib.sha256(self._read(path)).digest(), self._paths(shard))
+            return files_content(self._paths(shard), digests)
+
+    def digest_read(self, shard: int) -> str | None:
+        known = self._digests.get(shard, [])
+        return files_content(self._paths(shard), known) if len(known) == self.work(shard) else None
+
+    def fingerprint(self) -> str | None:
+        return None
+
+    def _read(self, path: str) -> bytes:
         try:
-            data = path.read_bytes()
+            return (self.root / path).read_bytes()
         except OSError as error:
-            raise InputError(f"{path} cannot be read: {error}") from None
-        return Sample(item.key, decode_image(data), item.fields)
+            raise InputError(f"{self.root / path} cannot be read: {error}") from None
 
 
-def _images(root: Path) -> list[str]:
-    """Paths of all images below `root`, with '/' between their parts."""
-    found: list[str] = []
-    others: list[str] = []
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"the folder {error.filename} cannot be read: {error.strerror}")
-
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith("."):
-                path = Path(folder, name).relative_to(root).as_posix()
-                image = name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
-                (found if image else others).append(path)
-    if not found:
+def _classes(root: Path, found: Scan, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    counts = Counter(path.partition("/")[0] for path in found.images if "/" in path)
+    loose = sorted(path for path in found.images if "/" not in path)
+    if not counts:
+        if given is not None:
+            raise InputError(f"{root}: classes are given, but no folder in it holds an image; expected class folders")
+        return None
+    if loose:
         raise InputError(
-            f"{root} holds no image; expected images in class folders ({', '.join(sorted(IMAGE_EXTENSIONS))}) or "
-            "WebDataset tars"
-        )
-    if others:
-        warnings.warn(
-            f"{root}: {len(others)} files are no images by their extension, such as {others[0]!r}; left out",
-            stacklevel=2,
-        )
-    return found
-
-
-def _classes(root: Path, paths: list[str]) -> tuple[str, ...] | None:
-    classes = sorted({path.partition("/")[0] for path in paths if "/" in path})
-    loose = [path for path in paths if "/" not in path]
-    if classes and loose:
-        raise InputError(
-            f"{root} holds class folders ({classes[0]!r} ...) and {len(loose)} images outside of them, such as "
+            f"{root} holds class folders ({min(counts)!r} ...) and {len(loose)} images outside of them, such as "
             f"{loose[0]!r}: move these into a class folder"
         )
-    return tuple(classes) or None
+    if given is not None:
+        check_known(sorted(counts), given, str(root))
+    empty = sorted(name for name in found.folders if not counts[name] and (given is None or name in given))
+    if empty:
+        warnings.warn(
+            f"{root}: {len(empty)} of {len(found.folders)} class folders hold no image: {', '.join(empty[:10])}"
+            f"{' ...' if len(empty) > 10 else ''}; each keeps its number, as the others do",
+            stacklevel=3,
+        )
+    return given or tuple(sorted(found.folders))
 
 
 def _keys(paths: list[str]) -> list[str]:

@@ -19,6 +19,22 @@ BLOCK = 512
 MAX_MEMBER = 1 << 31  # bytes: one image or field; a larger size is a damaged or hostile header
 MAX_EXTENSION = 1 << 20  # bytes of a pax record or a long name
 
+# What people give in place of a tar, by its first bytes: what it is, what to do.
+_OTHERS = {
+    b"BZh": ("packed with bzip2", "unpack it (bunzip2)"),
+    b"\xfd7zXZ\0": ("packed with xz", "unpack it (unxz)"),
+    b"\x28\xb5\x2f\xfd": ("packed with zstd", "unpack it (unzstd)"),
+    b"\x04\x22\x4d\x18": ("packed with lz4", "unpack it (unlz4)"),
+    b"LZIP": ("packed with lzip", "unpack it (lzip -d)"),
+    b"\x1f\x9d": ("packed with compress", "unpack it (uncompress)"),
+    b"PK\3\4": ("a zip archive", "unpack it (unzip) and give the folder"),
+    b"PK\5\6": ("an empty zip archive", "give another"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it and give the folder"),
+    b"Rar!": ("a RAR archive", "unpack it and give the folder"),
+    b"\xff\xd8\xff": ("a JPEG image", "give the folder that holds the images"),
+    b"\x89PNG": ("a PNG image", "give the folder that holds the images"),
+    b"PAR1": ("a Parquet file", "open it with its own library and give the data set"),
+}
 _ZERO = bytes(BLOCK)
 _REGULAR = (b"0", b"\0", b"7")
 
@@ -86,14 +102,23 @@ class _Tape:
     """A stream that counts its bytes and knows how to say where it is."""
 
     def __init__(self, stream: BinaryIO, where: str) -> None:
-        head = stream.read(2)
+        self._head = head = stream.read(8)
         joined = io.BufferedReader(_Rejoined(head, stream), 1 << 20)
-        self.stream: BinaryIO = gzip.GzipFile(fileobj=joined, mode="rb") if head == b"\x1f\x8b" else joined  # type: ignore[assignment]  # typeshed: GzipFile is no BinaryIO
+        self.stream: BinaryIO = gzip.GzipFile(fileobj=joined, mode="rb") if head[:2] == b"\x1f\x8b" else joined  # type: ignore[assignment]  # typeshed: GzipFile is no BinaryIO
         self.where, self.offset, self.last = where, 0, ""
 
     def error(self, what: str) -> InputError:
+        mend = "get it again"
+        if self.offset <= BLOCK:
+            # Not before its first header was refused: a member's name may begin like another kind of file.
+            for magic, (kind, advice) in _OTHERS.items():
+                if self._head.startswith(magic):
+                    return InputError(
+                        f"{self.where} is {kind}; expected a tar archive, plain or packed with gzip: {advice}"
+                    )
+            mend = "if it is meant to be one, get it again"
         after = f", after member {self.last!r}" if self.last else ""
-        return InputError(f"{self.where} is not a whole tar: {what} (at byte {self.offset}{after}); get it again")
+        return InputError(f"{self.where} is not a whole tar: {what} (at byte {self.offset}{after}); {mend}")
 
     def take(self, length: int, what: str) -> bytes:
         data = self.stream.read(length)

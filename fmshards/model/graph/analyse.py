@@ -10,11 +10,14 @@ from torch import fx, nn
 
 from fmshards.errors import ModelError
 from fmshards.model.graph.culprit import culprit
+from fmshards.model.graph.example import two_images
 from fmshards.model.graph.liveness import Point, points
 from fmshards.model.graph.modes import kept_buffers, kept_generators, mode, seed
+from fmshards.model.graph.purity import purity
 from fmshards.model.graph.run import Value, alike, describe, measure, run
 from fmshards.model.graph.sizes import size_nodes
 from fmshards.model.graph.trace import Trace, trace
+from fmshards.model.unwrap import unwrap
 
 _MOST_REPAIRS = 20
 
@@ -27,6 +30,7 @@ class Analysis:
     values, flops: of each node for one image, in eval mode. sizes: nodes that are sizes, see sizes.py.
     overwritten: node -> name of a later node that writes over its tensor in place.
     batched: nodes whose first axis is the batch.
+    impure: node that can be cut at -> why its value is no function of its image alone.
     """
 
     model: nn.Module
@@ -38,6 +42,7 @@ class Analysis:
     sizes: dict[fx.Node, Any]
     overwritten: dict[fx.Node, str] = field(default_factory=dict)
     batched: frozenset[fx.Node] = frozenset()
+    impure: dict[fx.Node, str] = field(default_factory=dict)
 
 
 def analyse(model: nn.Module, example: torch.Tensor | None = None) -> Analysis:
@@ -45,14 +50,16 @@ def analyse(model: nn.Module, example: torch.Tensor | None = None) -> Analysis:
 
     Nothing of the model is changed: modes, buffers and generators are put back. Without an example, noise of the
     size that the model names, or 224 x 224. Raises ModelError where the model does not trace, does not run on the
-    example, or where its graph computes anything else than the model itself does, in either mode.
+    example, or where its graph computes anything else than the model itself does, in either mode; InputError for an
+    argument of another kind. A wrapper (torch.compile, DDP) is taken off.
     """
+    model = unwrap(model)
     given = example is not None
     whole: dict[str, str] = {}
     training = False
     for _ in range(_MOST_REPAIRS):
         traced = trace(model, whole)
-        x = _two_images(model, example)
+        x = two_images(model, traced, example)
         try:
             return _examine(model, traced, x, given)
         except _Differs as found:
@@ -101,7 +108,9 @@ def _examine(model: nn.Module, traced: Trace, x: torch.Tensor, given: bool) -> A
         other = {p.node.name for p in points(nodes, [n for n in nodes if n.name in names], traced.common)}
         kept = [p for p in kept if p.node.name in other]
     batched = frozenset(n for n, v in one.items() if v.shape[:1] == (1,) and watch.values[n].shape == (2, *v.shape[1:]))
-    return Analysis(model, traced, x, tuple(kept), one, flops, sizes, overwritten, batched)
+    with mode(model, False), kept_generators(), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        impure = purity(model, traced, x, [p.node for p in kept if p.node in batched])
+    return Analysis(model, traced, x, tuple(kept), one, flops, sizes, overwritten, batched, impure)
 
 
 def _train_check(model: nn.Module, traced: Trace, one: dict[fx.Node, Value], x: torch.Tensor) -> dict[fx.Node, str]:
@@ -165,24 +174,3 @@ def _check(expected: Any, found: Any, training: bool, x: torch.Tensor) -> None:
     # Kernels of other devices may not give the same bits twice.
     if not alike(expected, found, exact=x.device.type == "cpu"):
         raise _Differs(training)
-
-
-def _two_images(model: nn.Module, example: torch.Tensor | None) -> torch.Tensor:
-    first = next(model.parameters(), None)
-    device = first.device if first is not None else torch.device("cpu")
-    if example is None:
-        config = getattr(model, "default_cfg", None) or {}
-        side = getattr(model, "image_size", 224)
-        size = config.get("input_size") if isinstance(config, dict) else None
-        shape = tuple(size) if size else (3, side, side) if isinstance(side, int) else (3, *side)
-        example = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    if not isinstance(example, torch.Tensor) or example.ndim < 2 or not len(example):
-        raise ModelError("the example must be a tensor of one batch, such as torch.zeros(1, 3, 224, 224)")
-    x = example.detach()[:2]
-    if example.is_floating_point() and first is not None and first.is_floating_point():
-        x = x.to(device, first.dtype)
-        if len(x) == 1 or bool((x == x.flatten()[0]).all()):
-            # A constant image hides differences: noise shows them. Only shapes are taken from the example.
-            x = torch.rand((2, *x.shape[1:]), generator=torch.Generator().manual_seed(0)).to(x) * 2 - 1
-        return x
-    return x.to(device).repeat(2, *[1] * (x.ndim - 1))[:2].contiguous()

@@ -49,20 +49,22 @@ _known: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 
 
 def _reads(forward: Any, cls: type) -> bool:
+    return any("training" in _names(function.__code__) for function in reachable(forward, cls))
+
+
+def reachable(forward: Any, cls: type) -> Iterator[FunctionType]:
+    """The Python functions that `forward` may run: its own, those of its wrappers, the methods of `cls` it names."""
     pending, seen = [forward], set()
     while pending:
         for function in _functions(pending.pop()):
             if function in seen:
                 continue
             seen.add(function)
-            names = set(_names(function.__code__))
-            if "training" in names:
-                return True
-            for name in names:
+            yield function
+            for name in sorted(set(_names(function.__code__))):
                 method = inspect.getattr_static(cls, name, None)
                 if method is not None and method is not inspect.getattr_static(nn.Module, name, None):
                     pending.append(method)
-    return False
 
 
 def _functions(value: Any) -> Iterator[FunctionType]:

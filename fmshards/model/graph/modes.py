@@ -64,11 +64,11 @@ def kept_generators() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
-def seed() -> None:
-    """The global generators in one state, always the same; use within `kept_generators`."""
-    torch.manual_seed(0)
-    np.random.seed(0)
-    random.seed(0)
+def seed(number: int = 0) -> None:
+    """The global generators in one state, always the same for a number; use within `kept_generators`."""
+    torch.manual_seed(number)
+    np.random.seed(number)
+    random.seed(number)
 
 
 def generator_states() -> tuple[Any, ...]:

@@ -59,8 +59,6 @@ def trace(model: nn.Module, whole: dict[str, str] | None = None) -> Trace:
     whole: paths of modules to keep whole from the start, and why.
     Raises ModelError where the model's own forward cannot be a graph.
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"expected a torch.nn.Module, found {type(model).__name__}")
     defaults = _defaults(model)
     opaque = dict(whole or {})
     with kept_generators(), torch.enable_grad():

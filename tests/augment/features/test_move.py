@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmshards.augment import FLIP, compose, crop_box, identity_theta, move, phi_of, translate
+from fmshards.augment import FLIP, LayerMove, compose, crop_box, identity_theta, move, phi_of, translate
+from fmshards.augment.features import on_torch
 from fmshards.codec import FeatureSpec
 from fmshards.errors import InputError
 from fmshards.shards import Grid
@@ -58,7 +59,7 @@ def test_whole_moves_are_slices_bit_for_bit(spec: FeatureSpec, dtype: torch.dtyp
     fill = as_kind(fill_map[None], spec, None if tokens is None else tokens[:1])[0]
 
     def moved(theta, mirrored=NONE):
-        return move(x, same(theta), mirrored, spec, CENTRED, fill, SIZE)
+        return move(x, same(theta), mirrored, LayerMove(spec, SIZE, CENTRED, fill))
 
     assert torch.equal(moved(FLIP), as_kind(places.flip(-1), spec, tokens))
     shifted = fill_map.expand(4, -1, -1, -1).clone()
@@ -79,13 +80,13 @@ def test_exactness_does_not_depend_on_what_else_is_in_the_batch() -> None:
     theta = np.stack([identity_theta(1)[0], FLIP, translate(4, 8, SIZE), crop_box(1, 2, 10, 11, SIZE)])
     theta = theta.astype(np.float32)
     fill = features(MAP, 1, seed=1)[0]
-    out = move(x, theta, NONE, MAP, CENTRED, fill, SIZE)
+    out = move(x, theta, NONE, LayerMove(MAP, SIZE, CENTRED, fill))
     assert torch.equal(out[0], x[0])
     assert torch.equal(out[1], x[1].flip(-1))
     assert torch.equal(out[2, :, :-2, :-1], x[2, :, 2:, 1:])
     assert torch.equal(out[2, :, -2:], fill[:, -2:])
     for i in range(4):
-        alone = move(x[i : i + 1], theta[i : i + 1], NONE[:1], MAP, CENTRED, fill, SIZE)
+        alone = move(x[i : i + 1], theta[i : i + 1], NONE[:1], LayerMove(MAP, SIZE, CENTRED, fill))
         assert torch.equal(alone[0], out[i])
 
 
@@ -93,13 +94,13 @@ def test_the_grid_decides_what_a_flip_is() -> None:
     """Cells at pixels 0, 2, ...: the mirror of pixel 2i is pixel 31 - 2i, between two cells."""
     spec = FeatureSpec("map", (3, 16, 16))
     x, fill = features(spec), features(spec, 1, seed=2)[0]
-    out = move(x, same(FLIP), NONE, spec, Grid((2.0, 2.0), (0.0, 0.0)), fill, (32, 32))
+    out = move(x, same(FLIP), NONE, LayerMove(spec, (32, 32), Grid((2.0, 2.0), (0.0, 0.0)), fill))
     flipped = x.flip(-1)
     assert torch.allclose(out[..., 1:], (flipped[..., :-1] + flipped[..., 1:]) / 2, atol=1e-6)
     assert torch.allclose(out[..., 0], (fill[..., 0] + flipped[..., 0]) / 2, atol=1e-6)
-    registered = move(x, same(FLIP), NONE, spec, Grid((2.0, 2.0), (0.5, 0.5)), fill, (32, 32))
+    registered = move(x, same(FLIP), NONE, LayerMove(spec, (32, 32), Grid((2.0, 2.0), (0.5, 0.5)), fill))
     assert torch.equal(registered, flipped)
-    assert torch.equal(move(x, same(FLIP), NONE, spec, None, fill, (32, 32)), flipped)
+    assert torch.equal(move(x, same(FLIP), NONE, LayerMove(spec, (32, 32), None, fill)), flipped)
 
 
 @settings(max_examples=25, deadline=None)
@@ -116,7 +117,7 @@ def test_any_affine_map_is_as_defined(values, axis_aligned, mirrored, grid) -> N
     x, fill = features(MAP, 1), features(MAP, 1, seed=1)[0]
     phi = phi_of(theta, np.array(mirrored))
     wanted = slow_move(x[0].double().numpy(), phi, grid.stride, grid.offset, fill.double().numpy(), SIZE)
-    got = move(x, theta[None], np.array([mirrored]), MAP, grid, fill, SIZE)
+    got = move(x, theta[None], np.array([mirrored]), LayerMove(MAP, SIZE, grid, fill))
     assert torch.allclose(got[0].double(), torch.from_numpy(wanted), atol=2e-5)
 
 
@@ -124,18 +125,18 @@ def test_rotation_by_a_quarter_is_exact() -> None:
     spec = FeatureSpec("map", (3, 8, 8))
     x = features(spec)
     quarter = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])  # out(x, y) = in(y, -x)
-    out = move(x, same(quarter), NONE, spec, None, None, (32, 32))
+    out = move(x, same(quarter), NONE, LayerMove(spec, (32, 32)))
     assert torch.equal(out, torch.rot90(x, -1, (2, 3)))
 
 
 def test_all_kinds_move_alike() -> None:
     theta = np.stack([crop_box(*v, SIZE) for v in ((0, 0, 20, 20), (3, 4, 12.5, 9), (1, 1, 8, 30), (0, 2, 24, 30))])
     places, fill = features(MAP), features(MAP, 1, seed=3)[0]
-    wanted = move(places, theta, NONE, MAP, CORNER, fill, SIZE)
+    wanted = move(places, theta, NONE, LayerMove(MAP, SIZE, CORNER, fill))
     for spec in kinds(5, 8, 6)[1:]:
         tokens = features(FeatureSpec("tokens", (2, 5))) if spec.class_tokens else None
         some = as_kind(fill[None], spec, None if tokens is None else tokens[:1])[0]
-        got = move(as_kind(places, spec, tokens), theta, NONE, spec, CORNER, some, SIZE)
+        got = move(as_kind(places, spec, tokens), theta, NONE, LayerMove(spec, SIZE, CORNER, some))
         assert torch.equal(got, as_kind(wanted, spec, tokens))
         assert got.is_contiguous()
 
@@ -146,11 +147,11 @@ def test_no_fill_is_zeros_and_a_large_batch_is_as_a_small_one() -> None:
     theta = np.tile(translate(3, -5, (32, 32)), (70, 1, 1))
     theta[::2] = translate(4, -6, (32, 32))
     for some in (theta, theta[::2].repeat(2, axis=0)):  # bilinear; whole cells
-        out = move(x, some, np.zeros(70, bool), spec, None, None, (32, 32))
-        zeros = move(x, some, np.zeros(70, bool), spec, None, torch.zeros(spec.shape), (32, 32))
+        out = move(x, some, np.zeros(70, bool), LayerMove(spec, (32, 32)))
+        zeros = move(x, some, np.zeros(70, bool), LayerMove(spec, (32, 32), None, torch.zeros(spec.shape)))
         assert torch.equal(out, zeros)
         for i in (0, 33, 69):
-            alone = move(x[i : i + 1], some[i : i + 1], NONE[:1], spec, None, None, (32, 32))
+            alone = move(x[i : i + 1], some[i : i + 1], NONE[:1], LayerMove(spec, (32, 32)))
             assert torch.equal(alone[0], out[i])
     assert not out[:, :, :, -2:].any()
 
@@ -159,8 +160,8 @@ def test_tensors_and_arrays_are_taken_alike_and_nothing_is_changed() -> None:
     x = features(MAP)
     before = x.clone()
     theta = same(compose(FLIP, translate(3, 1, SIZE)))
-    a = move(x, theta, NONE, MAP, CENTRED, None, SIZE)
-    b = move(x, torch.from_numpy(theta), torch.from_numpy(NONE), MAP, CENTRED, None, SIZE)
+    a = move(x, theta, NONE, LayerMove(MAP, SIZE, CENTRED))
+    b = move(x, torch.from_numpy(theta), torch.from_numpy(NONE), LayerMove(MAP, SIZE, CENTRED))
     assert torch.equal(a, b)
     assert torch.equal(x, before)
 
@@ -168,38 +169,57 @@ def test_tensors_and_arrays_are_taken_alike_and_nothing_is_changed() -> None:
 def test_features_without_places_do_not_move() -> None:
     for spec in (FeatureSpec("vector", (7,)), FeatureSpec("tokens", (4, 7))):
         x = features(spec)
-        assert torch.equal(move(x, identity_theta(4), NONE, spec, None, None, SIZE), x)
-        assert torch.equal(move(x, same(FLIP), ~NONE, spec, None, None, SIZE), x)  # the mirror's own feature
+        assert torch.equal(move(x, identity_theta(4), NONE, LayerMove(spec, SIZE)), x)
+        assert torch.equal(move(x, same(FLIP), ~NONE, LayerMove(spec, SIZE)), x)  # the mirror's own feature
         for theta in (FLIP, translate(1, 0, SIZE)):
             with pytest.raises(InputError, match="no places"):
-                move(x, same(theta), NONE, spec, None, None, SIZE)
+                move(x, same(theta), NONE, LayerMove(spec, SIZE))
 
 
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(InputError, match=r"\[B, 5, 8, 6\]"):
-        move(features(MAP).permute(0, 2, 1, 3), identity_theta(4), NONE, MAP, None, None, SIZE)
+        move(features(MAP).permute(0, 2, 1, 3), identity_theta(4), NONE, LayerMove(MAP, SIZE))
     with pytest.raises(InputError, match="theta"):
-        move(features(MAP), identity_theta(3), NONE, MAP, None, None, SIZE)
+        move(features(MAP), identity_theta(3), NONE, LayerMove(MAP, SIZE))
 
 
 @pytest.mark.parametrize("spec", kinds(5, 8, 6), ids=str)
-def test_the_way_that_looks_at_no_value_gives_the_same(spec: FeatureSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an accelerator runs, here on the CPU."""
+def test_the_way_that_looks_at_no_value_gives_the_same(spec: FeatureSpec) -> None:
+    """What an accelerator without our kernel runs, here on the CPU."""
     x, fill = features(spec), features(spec, 1, seed=1)[0]
     rotated = np.array([[0.8, 0.3, 0], [-0.3, 0.8, 0.1]])
     thetas = [IDENTITY, FLIP, translate(8, -4, SIZE), crop_box(1, 2, 10, 11, SIZE), rotated]
     mirrored = np.array([False, True, True, False])
+
+    def blind(theta: np.ndarray, mirrored: np.ndarray, layer: LayerMove) -> torch.Tensor:
+        return on_torch.move(x, torch.from_numpy(phi_of(theta, mirrored)), layer, look=False)
+
     for theta in [same(t) for t in thetas] + [np.stack(thetas[1:]).astype(np.float32)]:
         for grid in (CENTRED, CORNER):
-            looked = move(x, theta, mirrored, spec, grid, fill, SIZE)
-            with monkeypatch.context() as patch:
-                patch.setattr("fmshards.augment.features.move._may_look", lambda device: False)
-                blind = move(x, theta, mirrored, spec, grid, fill, SIZE)
-            assert torch.allclose(looked, blind, atol=1e-5)
-    copies = [move(x, same(theta), NONE, spec, CENTRED, fill, SIZE) for theta in thetas[:3]]
-    monkeypatch.setattr("fmshards.augment.features.move._may_look", lambda device: False)
-    for theta, copy in zip(thetas[:3], copies, strict=True):
-        assert torch.equal(move(x, same(theta), NONE, spec, CENTRED, fill, SIZE), copy)
+            layer = LayerMove(spec, SIZE, grid, fill)
+            assert torch.allclose(move(x, theta, mirrored, layer), blind(theta, mirrored, layer), atol=1e-5)
+    layer = LayerMove(spec, SIZE, CENTRED, fill)
+    for theta in thetas[:3]:
+        assert torch.equal(move(x, same(theta), NONE, layer), blind(same(theta), NONE, layer))
+
+
+@pytest.mark.parametrize("moved", [IDENTITY, FLIP, translate(3, 1, SIZE)], ids=["still", "copied", "mixed"])
+def test_the_result_has_the_dtype_and_the_memory_that_are_asked_for(moved: np.ndarray) -> None:
+    x, layer = features(MAP), LayerMove(MAP, SIZE, CENTRED)
+    plain = move(x, same(moved), NONE, layer)
+    other = move(x, same(moved), NONE, layer, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    assert (plain.dtype, other.dtype) == (torch.float32, torch.bfloat16)
+    assert plain.is_contiguous()
+    assert other.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(other, plain.bfloat16())
+
+
+def test_what_does_not_fit_the_layer_is_refused_when_it_is_described() -> None:
+    for channels in ((5,), (-1,)):
+        with pytest.raises(InputError, match="0 to 4"):
+            LayerMove(MAP, SIZE, sensitive=channels)
+    with pytest.raises(InputError, match=r"fill: expected \[5, 8, 6\]"):
+        LayerMove(MAP, SIZE, fill=torch.zeros(5, 7, 6))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -208,12 +228,15 @@ def test_a_device_gives_what_the_cpu_gives(spec: FeatureSpec) -> None:
     x, fill = features(spec), features(spec, 1, seed=1)[0]
     thetas = [FLIP, translate(8, -4, SIZE), crop_box(1, 2, 10, 11, SIZE), np.array([[0.8, 0.3, 0], [-0.3, 0.8, 0.1]])]
     for theta in [same(t) for t in thetas] + [np.stack(thetas).astype(np.float32)]:
-        here = move(x, theta, NONE, spec, CORNER, fill, SIZE)
+        here = move(x, theta, NONE, LayerMove(spec, SIZE, CORNER, fill))
         there = move(
-            x.cuda(), torch.from_numpy(theta).cuda(), torch.from_numpy(NONE).cuda(), spec, CORNER, fill.cuda(), SIZE
+            x.cuda(),
+            torch.from_numpy(theta).cuda(),
+            torch.from_numpy(NONE).cuda(),
+            LayerMove(spec, SIZE, CORNER, fill.cuda()),
         )
         assert torch.allclose(here, there.cpu(), atol=1e-5)
     assert torch.equal(
-        move(x.cuda(), same(FLIP), NONE, spec, CENTRED, fill, SIZE).cpu(),
-        move(x, same(FLIP), NONE, spec, CENTRED, fill, SIZE),
+        move(x.cuda(), same(FLIP), NONE, LayerMove(spec, SIZE, CENTRED, fill)).cpu(),
+        move(x, same(FLIP), NONE, LayerMove(spec, SIZE, CENTRED, fill)),
     )

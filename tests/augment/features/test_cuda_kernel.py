@@ -9,7 +9,7 @@ import torch
 
 from tests.kernels import run_cases
 
-CASES = Path(__file__).with_name("cases_triton_move.py")
+CASES = Path(__file__).with_name("cases_cuda_kernel.py")
 pytest.importorskip("triton")
 
 

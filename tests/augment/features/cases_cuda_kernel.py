@@ -1,4 +1,4 @@
-"""The kernel that moves and replaces, against `move` and `replace` on the CPU. Run by test_triton_move.py."""
+"""The kernel that moves and replaces, against the CPU. Run by test_cuda_kernel.py."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from fmshards.augment import FLIP, compose, crop_box, identity_theta, move, on_device, translate
-from fmshards.augment.features.on_cuda import move_and_replace
+from fmshards.augment import FLIP, LayerMove, compose, crop_box, identity_theta, move, translate
+from fmshards.augment.features import on_cuda
 from fmshards.codec import FeatureSpec
-from fmshards.errors import InputError
 from fmshards.shards import Grid
-from tests.augment.test_s_theta import CENTRED, CORNER, MAP, SIZE, features, kinds
+from tests.augment.features.test_move import CENTRED, CORNER, MAP, SIZE, features, kinds
 from tests.kernels import DEVICE
 
 SHEAR = np.array([[0.7, 0.3, 0.1], [-0.2, 0.9, 0.4]])
@@ -25,7 +24,7 @@ WHOLE = [
 ANY = [*WHOLE, crop_box(1, 2, 10, 11, SIZE), SHEAR, SHEAR * 1e30, np.full((2, 3), np.inf)]
 KINDS = kinds(5, 8, 6)
 GRIDS = [CENTRED, CORNER, Grid((4.3, 3.9), (-0.7, 1.1)), None]
-SENSITIVE = [4, 0, 2]
+SENSITIVE = (4, 0, 2)
 ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 
@@ -37,9 +36,10 @@ def both(spec, thetas, grid, fill, view, dtype=torch.float32, memory_format=torc
     x = features(spec, n) if source is None else source
     blank = features(spec, 1, seed=1)[0] if fill else None
     stored = features(spec.select(len(SENSITIVE)), n, seed=2) if view else None
-    expected = move(x, theta, mirrored, spec, grid, blank, SIZE, stored, SENSITIVE).to(dtype)
-    there = [None if t is None else t.to(DEVICE) for t in (x, theta, mirrored, blank, stored)]
-    got = move_and_replace(*there[:3], spec, grid, there[3], SIZE, there[4], SENSITIVE, dtype, memory_format)
+    layer = LayerMove(spec, SIZE, grid, blank, SENSITIVE if view else ())
+    expected = move(x, theta, mirrored, layer, stored, dtype)
+    x, theta, mirrored, stored = (None if t is None else t.to(DEVICE) for t in (x, theta, mirrored, stored))
+    got = on_cuda.move(x, theta, mirrored, layer.on(DEVICE), stored, dtype, memory_format)
     assert got.dtype == dtype
     assert got.is_contiguous(memory_format=memory_format)
     return got.cpu(), expected
@@ -67,7 +67,8 @@ def test_what_comes_from_nowhere_is_the_fill():
     nan = torch.full((1, 2, 3), torch.nan, device=DEVICE)
     still = torch.zeros(1, dtype=torch.bool, device=DEVICE)
     x = features(MAP, 1).to(DEVICE)
-    out = move_and_replace(x, nan, still, MAP, CENTRED, fill[0].to(DEVICE), SIZE, None, (), torch.float32)
+    layer = LayerMove(MAP, SIZE, CENTRED, fill[0]).on(DEVICE)
+    out = on_cuda.move(x, nan, still, layer, None, torch.float32, torch.contiguous_format)
     assert torch.equal(out.cpu(), fill)
 
 
@@ -102,28 +103,23 @@ def test_memory_formats_in_and_out(source, target):
 def test_features_without_places_stay_and_take_stored_channels(spec):
     x, view = features(spec, 2), features(spec.select(3), 2, seed=1)
     theta, still = torch.eye(2, 3).expand(2, 2, 3), torch.zeros(2, dtype=torch.bool)
-    expected = move(x, theta, still, spec, None, None, SIZE, view, SENSITIVE)
+    layer = LayerMove(spec, SIZE, sensitive=SENSITIVE)
+    expected = move(x, theta, still, layer, view)
     there = [t.to(DEVICE) for t in (x, theta, still, view)]
-    got = move_and_replace(*there[:3], spec, None, None, SIZE, there[3], SENSITIVE, torch.float32)
+    got = on_cuda.move(*there[:3], layer, there[3], torch.float32, torch.contiguous_format)
     assert torch.equal(got.cpu(), expected)
     if DEVICE.type == "cpu":  # a device would not work on after this
         with pytest.raises(RuntimeError, match="cannot be moved"):
-            move_and_replace(*there[:2], ~still, spec, None, None, SIZE, None, (), torch.float32)
-
-
-def test_shapes_that_do_not_fit_are_refused():
-    x, theta, still = features(MAP, 2), torch.eye(2, 3).expand(2, 2, 3), torch.zeros(2, dtype=torch.bool)
-    for count, view in ((1, None), (2, features(MAP.select(2), 2))):
-        with pytest.raises(InputError, match=r"features|a view of"):
-            move_and_replace(x, theta[:count], still, MAP, None, None, SIZE, view, SENSITIVE, torch.float32)
+            on_cuda.move(*there[:2], ~still, layer, None, torch.float32, torch.contiguous_format)
 
 
 def test_a_trial_finds_a_kernel_that_is_unsound(monkeypatch):
-    on_device._sound.cache_clear()
-    assert on_device._sound(DEVICE)
-    for broken in (lambda *given: move_and_replace(*given).mul(2), lambda *given: 1 / 0):
-        on_device._sound.cache_clear()
-        monkeypatch.setattr(on_device, "move_and_replace", broken)
+    on_cuda._sound.cache_clear()
+    assert on_cuda._sound(DEVICE)
+    real = on_cuda.move
+    for broken in (lambda *given: real(*given).mul(2), lambda *given: 1 / 0):
+        on_cuda._sound.cache_clear()
+        monkeypatch.setattr(on_cuda, "move", broken)
         with pytest.warns(UserWarning, match="moved by torch.*please report it"):
-            assert not on_device._sound(DEVICE)
-    on_device._sound.cache_clear()
+            assert not on_cuda._sound(DEVICE)
+    on_cuda._sound.cache_clear()

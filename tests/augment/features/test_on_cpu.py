@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmshards.augment import FLIP, compose, crop_box, move, move_cpu, replace, s_theta, translate
+from fmshards.augment import FLIP, LayerMove, compose, crop_box, move, replace, translate
+from fmshards.augment.features import on_cpu
 from fmshards.codec import FeatureSpec
 from fmshards.errors import InputError
 from fmshards.kernels import jit
@@ -38,7 +39,7 @@ def draw(spec: FeatureSpec, n: int, seed: int = 0) -> torch.Tensor:
 
 def by_torch(*arguments, **named) -> torch.Tensor:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(s_theta, "fits", lambda x: False)
+        patch.setattr(on_cpu, "fits", lambda x: False)
         return move(*arguments, **named)
 
 
@@ -68,8 +69,8 @@ def test_any_shape_is_moved_as_the_torch_path_moves_it(c, h, w, seed, kind, with
         sensitive = sorted(data.draw(st.sets(st.integers(0, c - 1), min_size=1)))
         view = draw(spec.select(len(sensitive)), 6, seed + 2)
     before = x.clone()
-    got = move(x, theta, NO_FLIPS, spec, grid, fill, size, view, sensitive)
-    wanted = by_torch(x, theta, NO_FLIPS, spec, grid, fill, size)
+    got = move(x, theta, NO_FLIPS, LayerMove(spec, size, grid, fill, tuple(sensitive)), view)
+    wanted = by_torch(x, theta, NO_FLIPS, LayerMove(spec, size, grid, fill))
     if view is not None:
         wanted = replace(wanted, view, sensitive, spec)
     assert torch.allclose(got, wanted, atol=4e-6)
@@ -85,7 +86,10 @@ def test_copies_keep_every_bit() -> None:
     x, fill = draw(spec, 1), draw(spec, 1, 1)[0]
     x[0, :, 3, 2:6] = torch.tensor([float("inf"), float("nan"), -0.0, float("-inf")])
     moved = move(
-        x, compose(FLIP, translate(4, -4, size))[None].astype(np.float32), NO_FLIPS[:1], spec, None, fill, size
+        x,
+        compose(FLIP, translate(4, -4, size))[None].astype(np.float32),
+        NO_FLIPS[:1],
+        LayerMove(spec, size, None, fill),
     )
     wanted = fill[None].clone()
     wanted[:, :, 1:, :-1] = x.flip(-1)[:, :, :-1, 1:]
@@ -95,35 +99,30 @@ def test_copies_keep_every_bit() -> None:
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = FeatureSpec("map", (9, 7, 7))
     x, theta = draw(spec, 6), thetas(7, 7, 3)
-    one = move(x, theta, NO_FLIPS, spec, None, None, (28, 28))
-    monkeypatch.setattr(move_cpu, "_PART_BYTES", 1)
+    one = move(x, theta, NO_FLIPS, LayerMove(spec, (28, 28)))
+    monkeypatch.setattr(on_cpu, "_PART_BYTES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    assert torch.equal(move(x, theta, NO_FLIPS, spec, None, None, (28, 28)), one)
+    assert torch.equal(move(x, theta, NO_FLIPS, LayerMove(spec, (28, 28))), one)
 
 
 def test_a_rotated_sample_leaves_the_others_as_they_are() -> None:
     spec, size = FeatureSpec("map", (5, 8, 8)), (32, 32)
     x, theta = draw(spec, 6), thetas(8, 8, 5)
     view = draw(spec.select(2), 6, 7)
-    plain = move(x, theta, NO_FLIPS, spec, None, None, size, view, [1, 4])
+    plain = move(x, theta, NO_FLIPS, LayerMove(spec, size, sensitive=(1, 4)), view)
     theta[2] = [[0.8, 0.6, 0.1], [-0.6, 0.8, 0]]
-    mixed = move(x, theta, NO_FLIPS, spec, None, None, size, view, [1, 4])
+    mixed = move(x, theta, NO_FLIPS, LayerMove(spec, size, sensitive=(1, 4)), view)
     keep = [0, 1, 3, 4, 5]
     assert torch.equal(mixed[keep], plain[keep])
-    alone = by_torch(x[2:3], theta[2:3], NO_FLIPS[:1], spec, None, None, size)
+    alone = by_torch(x[2:3], theta[2:3], NO_FLIPS[:1], LayerMove(spec, size))
     assert torch.equal(mixed[2:3], replace(alone, view[2:3], [1, 4], spec))
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_a_view_of_other_channels_is_refused() -> None:
     spec = FeatureSpec("map", (5, 8, 8))
-    x, theta = draw(spec, 6), thetas(8, 8, 0)
-    for channels in ([5], [-1]):
-        with pytest.raises(InputError, match="0 to 4"):
-            move(x, theta, NO_FLIPS, spec, None, None, (32, 32), draw(spec.select(1), 6), channels)
+    layer = LayerMove(spec, (32, 32), sensitive=(1,))
     with pytest.raises(InputError, match="1 channels"):
-        move(x, theta, NO_FLIPS, spec, None, None, (32, 32), draw(spec.select(2), 6), [1])
-    with pytest.raises(InputError, match="fill"):
-        move(x, theta, NO_FLIPS, spec, None, torch.zeros(5, 7, 8), (32, 32))
+        move(draw(spec, 6), thetas(8, 8, 0), NO_FLIPS, layer, draw(spec.select(2), 6))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
@@ -133,12 +132,14 @@ def test_positions_that_are_no_places_are_outside(bad: float) -> None:
     theta = np.tile(np.eye(2, 3, dtype=np.float32), (6, 1, 1))
     theta[:, 0, 2] = bad
     fill = draw(spec, 1, 1)[0]
-    assert torch.equal(move(draw(spec, 6), theta, NO_FLIPS, spec, None, fill, (32, 32)), fill.expand(6, -1, -1, -1))
+    assert torch.equal(
+        move(draw(spec, 6), theta, NO_FLIPS, LayerMove(spec, (32, 32), None, fill)), fill.expand(6, -1, -1, -1)
+    )
 
 
 def test_nothing_outside_the_arrays_is_touched() -> None:
     """The kernels as plain Python, their vectors as slices that are looked at."""
-    root = Path(__file__).resolve().parents[2]
-    code = "from tests.augment import checked_moves; checked_moves.main()"
+    root = Path(__file__).resolve().parents[3]
+    code = "from tests.augment.features import checked_kernels; checked_kernels.main()"
     env = dict(os.environ, NUMBA_DISABLE_JIT="1", PYTHONPATH=str(root))
     subprocess.run([sys.executable, "-c", code], check=True, env=env, cwd=root, timeout=300)

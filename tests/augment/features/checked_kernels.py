@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fmshards.augment.features import on_cpu
-from tests.augment.test_move_cpu import thetas
+from tests.augment.features.test_on_cpu import thetas
 
 Floats = np.ndarray
 
@@ -55,7 +55,7 @@ def transpose8(to, to_rows, at, source, rows, start):
 
 def main() -> None:
     for function in (copy8, reverse8, mix8, mix_fill8, transpose8):
-        setattr(move_cpu, function.__name__, function)
+        setattr(on_cpu, function.__name__, function)
     rng = np.random.default_rng(0)
     shapes = [(1, 1, 1), (9, 2, 3), (8, 3, 7), (3, 8, 8), (17, 5, 9), (4, 1, 12), (2, 12, 1), (11, 7, 7)]
     for seed, (c, h, w) in enumerate(shapes):

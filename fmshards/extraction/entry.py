@@ -1,0 +1,219 @@
+"""The function: bind to the set at the output, run what is missing, write the manifest."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TextIO
+
+import torch
+from torch import nn
+
+from fmshards.augment import Mirror
+from fmshards.calibration import Sensitive
+from fmshards.clock import Clock
+from fmshards.errors import FormatError, InputError, MismatchError, StoreError
+from fmshards.extraction.bind import Findings, check_plan, find_plan, publish_plan, refuse, stamps_of
+from fmshards.extraction.draft import draft_plan
+from fmshards.extraction.options import Options, Rate
+from fmshards.extraction.pipeline import Pass
+from fmshards.extraction.progress import Progress, stream_of
+from fmshards.extraction.request import Request, prepare
+from fmshards.extraction.samples import sample_differences
+from fmshards.extraction.work import Work
+from fmshards.shards import (
+    Manifest,
+    Plan,
+    is_whole,
+    make_manifest,
+    plan_differences,
+    read_plan,
+    remove_manifest,
+    remove_set,
+    still_ours,
+    write_manifest,
+)
+
+
+def extract(
+    source: Any,
+    out: str | os.PathLike[str],
+    *,
+    model: str | nn.Module,
+    layers: Mapping[str, Rate] | str | Sequence[str],
+    weights: str | os.PathLike[str] | None = None,
+    preprocess: Any = None,
+    recipe: Any = None,
+    version: str | None = None,
+    mirror: str | Mirror = "stored",
+    views: int = 0,
+    sensitive: str | float | Sequence[int] | Sensitive | None = None,
+    calibration: int | None = None,
+    batch: int | None = None,
+    device: str | torch.device | None = None,
+    precision: str = "float32",
+    workers: int = 0,
+    chunk: int | None = None,
+    filter: str | None = None,
+    shard_size: int | None = None,
+    image_field: str | None = None,
+    orientation: str | None = None,
+    classes: str | os.PathLike[str] | Sequence[str] | None = None,
+    fields: str | Sequence[str] | None = None,
+    drop_fields: str | Sequence[str] = (),
+    order: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool | TextIO | None = None,
+) -> Manifest:
+    """Run the layers of `model` up to each cut once over `source`, and write a shard set at `out`.
+
+    What is whole at `out` is kept: the same call goes on where it was stopped, and returns at once where the set is
+    whole. Equal calls give equal bytes, whatever the number of workers and however often they were killed. A set that
+    other options, weights, functions or images made is refused; images of which nothing is made yet may change.
+
+    source: WebDataset tars (text with braces, a list, a folder of tars; paths or fsspec URLs), a folder of images in
+        class folders, or a map-style data set of images, (image, label) pairs or dicts. Files are known by a digest
+        of their content; of a data set 8 stored samples are made again, and a `fingerprint` that it has is compared.
+    out: a folder, or an fsspec URL.
+    model, weights: text as on the command line, or a module (used as it is, in eval mode).
+    layers: cut name -> rate, `NAME:RATE`, or a list of such texts. A rate is bits a value (ZFP); "int2" to "int8", a
+        scale and an offset for each sample and channel; "int2-channel" to "int8-channel", for each channel; or "fp32",
+        "fp16", "bf16".
+    preprocess: text, or a function from a PIL image to a float tensor [3, H, W].
+    recipe, mirror, views, sensitive: the augmentation that training may use; see `fmshards.augment`.
+    version: a name for what the functions given do, to be changed whenever they do; else they are known by a digest of
+        their code and of all that it refers to, and refused where that cannot be made.
+    calibration: samples that similarities, grid, fill, the mapped mirror, steps of channels and their order are
+        measured on; by default those of the set that is there, else an eighth of the samples, within 16 to 512.
+    batch: samples in one forward, which decide the last bits of a feature; by default those of the set that is there,
+        else 64, on a CPU 8.
+    precision: float32, or autocast to bf16 or fp16; features are stored from float32 in any case.
+    workers: processes that read and decode images.
+    chunk: samples in a chunk; by default 4 MB of the largest row, within 8 to 256.
+    filter: "zstd" makes what is stored smaller without loss; reading undoes it.
+    shard_size: samples in a shard, for a folder or a data set.
+    image_field: the field that holds the image, where it is not the only one that can.
+    orientation: what becomes of images that say that they are to be turned (EXIF): "apply" turns them, "refuse" stops,
+        "ignore" takes them as they lie. By default as the set that is there has it, else "apply".
+    classes: the names of the classes in the order of their numbers: a list, a text file with one a line, or a set.
+    fields, drop_fields: the fields that travel with a feature, or those that do not; by default all travel.
+    order: "auto" stores channels like beside like where that lowers the error of a ZFP rate, "none" as they are.
+    overwrite: replace what is at `out`. Stopped in between, the old set is there, or none.
+    progress: True shows it on standard error, a stream there.
+
+    Raises InputError (options, source, an image: shard and key named), ModelError, MismatchError (`out` holds a set
+    made otherwise, or was replaced meanwhile), StoreError (reading or writing failed, a full disk) and others of
+    `fmshards.errors`.
+    """
+    options = Options(
+        layers=layers,  # type: ignore[arg-type]  # Options take what is natural, and are plain afterwards
+        weights=weights,  # type: ignore[arg-type]
+        preprocess=preprocess,
+        recipe=recipe,
+        version=version,
+        mirror=mirror,  # type: ignore[arg-type]
+        views=views,
+        sensitive=sensitive,  # type: ignore[arg-type]
+        calibration=calibration,
+        batch=batch,
+        device=device,  # type: ignore[arg-type]
+        precision=precision,
+        workers=workers,
+        chunk=chunk,
+        filter=filter,
+        shard_size=shard_size,
+        image_field=image_field,
+        orientation=orientation,
+        classes=classes,  # type: ignore[arg-type]
+        fields=fields,  # type: ignore[arg-type]
+        drop_fields=drop_fields,  # type: ignore[arg-type]
+        order=order,
+        seed=seed,
+    )
+    return run(source, out, model, options, overwrite, progress)
+
+
+def run(
+    source: Any,
+    out: str | os.PathLike[str],
+    model: str | nn.Module,
+    options: Options,
+    overwrite: bool = False,
+    progress: bool | TextIO | None = None,
+) -> Manifest:
+    """`extract` with its options in one value."""
+    if not isinstance(out, (str, os.PathLike)) or not os.fspath(out):
+        raise InputError(f"out is {out!r}; expected a folder or a URL"[:300])
+    if not isinstance(overwrite, bool):
+        raise InputError(f"overwrite is {overwrite!r}; expected True or False"[:300])
+    out, clock = os.fspath(out), Clock()
+    shown = Progress(stream_of(progress), clock)
+    stored, manifest = (None, None) if overwrite else find_plan(out)
+    request = prepare(source, out, model, options, stored)
+    if stored is None:
+        request, plan = _begin(request, overwrite, shown, clock)
+    else:
+        plan = stored
+        _compare(request, plan, shown)
+        if manifest is not None:
+            if is_whole(out, manifest):
+                return manifest
+            warnings.warn(
+                f"{out} has a manifest, but shards are missing or cut short: they are made again", stacklevel=3
+            )
+            remove_manifest(out)
+    work = Work(out, plan)
+    try:
+        Pass(request, work, shown, clock).run()
+        manifest = make_manifest(out, plan, work.shards_made())
+        _check_ours(out, plan)
+        write_manifest(out, manifest)
+    except (FormatError, MismatchError, StoreError):
+        _check_ours(out, plan)  # what another process replaces looks damaged, and is not
+        raise
+    shown.finish()
+    return manifest
+
+
+def _begin(request: Request, overwrite: bool, shown: Progress, clock: Clock) -> tuple[Request, Plan]:
+    """The plan of a new set, or that of another process that was first."""
+    out = request.out
+    with clock.span("calibrate"):
+        draft, arrays = draft_plan(request, shown.stage)
+    marks = {"stamps": stamps_of(request.source), "fingerprint": request.source.fingerprint()}
+    draft = replace(draft, provenance={**draft.provenance, **{k: v for k, v in marks.items() if v is not None}})
+    if overwrite:
+        remove_set(out, list(request.options.layers))
+    plan, ours = publish_plan(out, draft, arrays)
+    if not ours:
+        request = request.settled(plan)
+        _compare(request, plan, shown)
+    return request, plan
+
+
+def _compare(request: Request, plan: Plan, shown: Progress) -> None:
+    """Raise MismatchError unless the set of `plan` is the one that is asked for."""
+    # Without a size in the preprocessing the images decide it: what the plan says is checked against each of them.
+    ours = request.decided(request.preprocess.size or plan.base_size)
+    found: Findings = check_plan(request.out, plan, ours, request.identities, request.source, shown.stage)
+    if any(found.doubtful.values()):
+        decoder, forward = request.decoder(plan), request.forward(plan)
+        refuse(request.out, sample_differences(request.out, plan, found.doubtful, decoder, forward))
+
+
+def _check_ours(out: str, plan: Plan) -> None:
+    """Raise MismatchError where the set at `out` is no longer that of `plan`."""
+    if still_ours(out, plan):
+        return
+    try:
+        lines = plan_differences(plan, read_plan(out)) or ["it was begun anew"]
+    except FormatError:
+        lines = ["it has no plan any more"]
+    raise MismatchError(
+        f"{out}: another process replaced the set while this extraction ran:\n"
+        + "".join(f"  {line}\n" for line in lines)
+        + "this one is stopped and leaves what is there to the other; extract to another place to have both"
+    )

@@ -1,0 +1,284 @@
+"""An extraction that is ready to run: the options with every default decided, and the objects that they name."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from fmshards.augment import Mirror, Recipe, parse_mirror, parse_recipe
+from fmshards.calibration import Sensitive, default_calibration, parse_sensitive
+from fmshards.codec import channel_bits, codec_name
+from fmshards.errors import InputError
+from fmshards.extraction.calibration_images import sample_count
+from fmshards.extraction.decode import Decoder, Kept, Views
+from fmshards.extraction.forward import PRECISIONS, Forward, best_layout
+from fmshards.extraction.options import Options, Rate
+from fmshards.extraction.sources import Source, open_source
+from fmshards.model import (
+    Analysis,
+    Identities,
+    Preprocess,
+    analyse,
+    blank_image,
+    image_type,
+    load_on,
+    multi_prefix,
+    parse_preprocess,
+)
+from fmshards.shards import Plan
+
+BATCH, CPU_BATCH = 64, 8
+"""Samples in a forward where none are asked for: on an accelerator, and on a CPU, where more leave the caches and
+take memory that the system maps anew for each layer (tools/bench_path.py)."""
+_LAYOUTS = ("contiguous", "channels_last")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `extract` was asked for. `options` are plain; the rest are what they name, loaded and parsed.
+
+    calibration: its samples. batch, layout: of a forward. These are the set's own where there is one and the options
+    leave them open; so is orientation.
+    """
+
+    options: Options
+    source: Source
+    source_text: str
+    out: str
+    model: nn.Module
+    model_text: str
+    preprocess: Preprocess
+    recipe: Recipe
+    mirror: Mirror
+    sensitive: Sensitive | None
+    device: torch.device
+    calibration: int
+    batch: int
+    layout: str
+    orientation: str
+    _analysed: dict[tuple[int, ...], Analysis] = field(default_factory=dict, compare=False, repr=False)
+
+    def analysis(self, example: torch.Tensor) -> Analysis:
+        """The model's graph, held against the model on images like `example` [1, 3, H, W]; done once."""
+        size = tuple(example.shape[1:])
+        if size not in self._analysed:
+            self._analysed[size] = analyse(self.model, example)
+        return self._analysed[size]
+
+    def settled(self, stored: Plan | None) -> Request:
+        """The same, with batch and layout as the plan of the set that is there has them."""
+        decided = _decide(self.options, stored, self.device, self.model)
+        return replace(self, **{**decided, "calibration": _calibration(self.options, stored, self.source)})
+
+    def decoder(self, plan: Plan) -> Decoder:
+        """What makes images of the set of `plan` ready for the prefix."""
+        views = Views(self.recipe, self.mirror, plan.views, self.options.seed) if plan.views else None
+        return Decoder(self.source, self.preprocess, plan.base_size, views, self.kept)
+
+    def forward(self, plan: Plan) -> Forward:
+        """The prefix of all layers of `plan`, on the device."""
+        example = blank_image(self.model, plan.base_size)
+        prefix = multi_prefix(self.model, [layer.cut for layer in plan.layers], analysis=self.analysis(example))
+        return Forward(prefix, plan, self.device, self.options.precision, self.layout)
+
+    @property
+    def kept(self) -> Kept:
+        """The fields that travel."""
+        return Kept(self.options.fields, self.options.drop_fields)
+
+    @cached_property
+    def stepped(self) -> frozenset[str]:
+        """The layers whose codec needs a step of each channel."""
+        return frozenset(name for name, rate in self.options.layers.items() if channel_bits(rate))
+
+    @cached_property
+    def ordered(self) -> frozenset[str]:
+        """The layers whose channels may get an order: those of zfp."""
+        rates = self.options.layers
+        return frozenset(n for n in rates if codec_name(rates[n]) == "zfp" and self.options.order == "auto")
+
+    @cached_property
+    def identities(self) -> Identities:
+        """What of the model decides its features; each layer's is computed once."""
+        return Identities(self.model)
+
+    def decided(self, base_size: Sequence[int]) -> dict[str, Any]:
+        """What of a plan's JSON is decided before anything is run."""
+        classes = self.source.classes
+        return {
+            "identity": self.identity(base_size),
+            "options": self.plan_options(),
+            "classes": None if classes is None else list(classes),
+        }
+
+    def identity(self, base_size: Sequence[int]) -> dict[str, Any]:
+        """What decides whether a shard set is this one, for readers too."""
+        return {
+            "layers": {name: self.identities.layer(name) for name in self.options.layers},
+            "dtype": self.options.precision,
+            "preprocess": self.preprocess.text,
+            "recipe": str(self.recipe),
+            "mirror": str(self.mirror),
+            "views": self.options.views,
+            "sensitive": None if self.sensitive is None else str(self.sensitive),
+            "seed": self.options.seed,
+            "base_size": list(base_size),
+        }
+
+    def plan_options(self) -> dict[str, Any]:
+        """The other options on which bytes depend. Those that are newer than sets only where they are used: a set
+        without them stays the set that it was."""
+        options = self.options
+        newer = {
+            "filter": options.filter,
+            "fields": None if options.fields is None else list(options.fields),
+            "drop_fields": list(options.drop_fields) or None,
+            "orientation": None if self.orientation == "ignore" else self.orientation,
+        }
+        return {
+            **self.source.options(),
+            "rates": {name: _rate_text(rate) for name, rate in options.layers.items()},
+            "batch": self.batch,
+            "calibration": self.calibration,
+            "chunk": options.chunk,
+            "order": options.order,
+            **{name: value for name, value in newer.items() if value is not None},
+        }
+
+
+def prepare(source: Any, out: str, model: str | nn.Module, options: Options, stored: Plan | None = None) -> Request:
+    """Load and parse what the options name, and decide what they leave open. stored: the plan of the set at `out`.
+
+    Raises InputError or ModelError, naming the option.
+    """
+    recipe = parse_recipe(options.recipe, options.version)
+    mirror = parse_mirror(options.mirror) if recipe.flips else Mirror("none")
+    sensitive = _check_views(recipe, options.views, options.sensitive)
+    _warn(recipe, mirror, options.views, sensitive)
+    loaded, device = load_on(model, options.weights, options.device)
+    _check_precision(loaded, options.precision)
+    name = model if isinstance(model, str) else None
+    preprocess = parse_preprocess(options.preprocess, model=loaded, name=name, version=options.version)
+    if options.version is not None and preprocess.function is None and recipe.custom is None:
+        raise InputError("version is given, and neither preprocess nor recipe is a function that it could name")
+    decided = _decide(options, stored, device, loaded)
+    found = open_source(
+        source,
+        shard_size=options.shard_size,
+        image_field=options.image_field,
+        seed=options.seed,
+        classes=options.classes,
+        orientation=decided["orientation"],
+    )
+    return Request(
+        options=options,
+        source=found,
+        source_text=_source_text(source),
+        out=out,
+        model=loaded,
+        model_text=name or type(loaded).__name__,
+        preprocess=preprocess,
+        recipe=recipe,
+        mirror=mirror,
+        sensitive=sensitive,
+        device=device,
+        calibration=_calibration(options, stored, found),
+        **decided,
+    )
+
+
+def _calibration(options: Options, stored: Plan | None, source: Source) -> int:
+    kept = None if stored is None else stored.options.get("calibration")
+    if options.calibration is not None:
+        return options.calibration
+    return kept if type(kept) is int and kept > 0 else default_calibration(sample_count(source))
+
+
+def _decide(options: Options, stored: Plan | None, device: torch.device, model: nn.Module) -> dict[str, Any]:
+    """Batch, layout and orientation. A set that is there is gone on with as it was begun."""
+    cpu = device.type == "cpu"
+    batch = options.batch or (CPU_BATCH if cpu else BATCH)
+    layout = best_layout(model) if cpu else "contiguous"
+    orientation = options.orientation or "apply"
+    if stored is not None:
+        kept = stored.options.get("batch")
+        if options.batch is None and type(kept) is int and kept > 0:
+            batch = kept
+        found = stored.provenance.get("memory_format")
+        layout = found if found in _LAYOUTS else "contiguous"
+        # Sets of before know of no orientation: their images are as they lie in the file.
+        orientation = options.orientation or ("apply" if stored.options.get("orientation") == "apply" else "ignore")
+    return {"batch": batch, "layout": layout, "orientation": orientation}
+
+
+def _check_precision(model: nn.Module, precision: str) -> None:
+    """Raise InputError where autocast would meet weights of the other half precision: torch mixes these nowhere."""
+    asked, found = PRECISIONS[precision], image_type(model)[1]
+    if asked is not None and found in (torch.float16, torch.bfloat16) and found is not asked:
+        raise InputError(
+            f"precision is {precision}, but the model's weights are {str(found).removeprefix('torch.')} already: leave "
+            "precision as it is (float32), which runs the model in the dtype of its weights"
+        )
+
+
+def _rate_text(rate: Rate) -> str:
+    """One text for 4, 4.0 and "4"."""
+    try:
+        return f"{float(rate):g}"
+    except ValueError:
+        return str(rate)
+
+
+def _source_text(source: Any) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    if isinstance(source, (list, tuple)) and source and isinstance(source[0], (str, os.PathLike)):
+        first = os.fspath(source[0])
+        return first if len(source) == 1 else f"{first} and {len(source) - 1} more"
+    return type(source).__name__
+
+
+def _check_views(recipe: Recipe, views: int, sensitive: str | None) -> Sensitive | None:
+    """The choice of channels that views hold, None without views. Raises InputError where these contradict."""
+    if not views:
+        if sensitive is not None:
+            raise InputError("sensitive is given without views: it says which channels stored views hold")
+        if recipe.custom_text is not None:
+            raise InputError(
+                "the recipe is a transform of images, which no feature can follow: store whole views of it (views=4, "
+                "sensitive=1.0)"
+            )
+        return None
+    if not recipe:
+        raise InputError(f"views={views} without a recipe: views are drawn from one")
+    if sensitive is None:
+        raise InputError(
+            f"views={views} without sensitive: say which channels they hold: a fraction such as 0.25 (1.0: whole "
+            "views), threshold(0.9), or a list"
+        )
+    chosen = parse_sensitive(sensitive)
+    if recipe.custom_text is not None and not chosen.whole:
+        raise InputError(f"the recipe is a transform of images: its views must be whole (sensitive=1.0, not {chosen})")
+    return chosen
+
+
+def _warn(recipe: Recipe, mirror: Mirror, views: int, sensitive: Sensitive | None) -> None:
+    if views % 2 and mirror.way != "none":
+        warnings.warn(
+            f"views={views} is odd: even views show the mirror, so that flipped and unflipped come unevenly; an even "
+            "number shows both alike",
+            stacklevel=5,
+        )
+    if recipe.flips and mirror.way == "none" and not (sensitive and sensitive.whole):
+        warnings.warn(
+            "mirror 'none' with a flip in the recipe: training flips the stored feature itself, which is not the "
+            "feature of the flipped image; mirror 'stored' keeps that, 'mapped' computes it from the stored one",
+            stacklevel=5,
+        )

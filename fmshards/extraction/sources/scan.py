@@ -1,0 +1,160 @@
+"""The images below a folder: every directory read once, and nothing left out without a word."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fmshards.errors import InputError
+from fmshards.extraction.sources.base import IMAGE_EXTENSIONS
+
+TARS = (".tar",)
+PACKED_TARS = (".tar.gz", ".tgz")
+
+
+@dataclass
+class Scan:
+    """What lies below a folder, hidden names left out. Paths are relative to it, '/' between their parts.
+
+    images: with a path's stat. folders: the names of the folders directly in it. others: files that are no images by
+    their extension. again: links to folders that are read already, under another name or as a parent.
+    """
+
+    images: dict[str, os.stat_result] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+
+
+def scan(root: Path) -> Scan:
+    """Look at everything below `root`; links are followed.
+
+    Raises InputError, naming the path, for a folder that cannot be read, a link to nothing, an image that is no plain
+    file, and a name of an image or folder that is not UTF-8.
+    """
+    found = Scan()
+    try:
+        _walk(root, found)
+    except OSError as error:
+        raise InputError(f"{_shown(str(error.filename))} cannot be read: {error.strerror}") from None
+    return found
+
+
+def _walk(root: Path, found: Scan) -> None:
+    # Real folders first: a folder keeps its own name where a link leads to it too.
+    waiting, links = [""], list[str]()
+    visited = {_identity(parent) for parent in root.resolve().parents}
+    while waiting or links:
+        folder = waiting.pop() if waiting else links.pop(0)
+        here = _identity(root / folder)
+        if here in visited:
+            found.again.append(folder)
+            continue
+        visited.add(here)
+        for path, entry in _entries(root, folder):
+            if _is_folder(entry):
+                _check_name(root, path)
+                if not folder:
+                    found.folders.append(path)
+                (links if entry.is_symlink() else waiting).append(path)
+            elif is_image(path):
+                _check_name(root, path)
+                if not entry.is_file():
+                    raise InputError(f"{root / path} is no plain file; expected an image")
+                found.images[path] = entry.stat()
+            else:
+                found.others.append(path)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    here = os.stat(folder)
+    return here.st_dev, here.st_ino
+
+
+def is_image(path: str) -> bool:
+    """By its extension."""
+    return path.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+
+
+def warn_left_out(root: Path, found: Scan) -> None:
+    """One warning for files that are no images, one for links to what is read already."""
+    if found.others:
+        warnings.warn(
+            f"{root}: {len(found.others)} files are no images by their extension, such as {min(found.others)!r}; left "
+            "out",
+            stacklevel=2,
+        )
+    if found.again:
+        warnings.warn(
+            f"{root}: {len(found.again)} links lead to folders that are read already or hold this one, such as "
+            f"{min(found.again)!r}; left out, so that no image comes twice",
+            stacklevel=2,
+        )
+
+
+def archives(root: Path) -> list[str]:
+    """The tars directly in `root`, sorted: plain ones, or where there is none, those packed with gzip.
+
+    Raises InputError where images lie in the folder too: which of the two is meant cannot be told.
+    """
+    names = [path for path, entry in _entries(root, "") if not _is_folder(entry)]
+    tars = [name for name in names if name.endswith(TARS)]
+    packed = [name for name in names if name.endswith(PACKED_TARS)]
+    if not tars and not packed:
+        return []
+    images = scan(root).images
+    if images:
+        archive, folder = (tars or packed)[0], min(images).partition("/")
+        what = f"images in class folders ({folder[0]!r} ...)" if folder[1] else f"images ({folder[0]!r} ...)"
+        raise InputError(
+            f"{root} holds tars ({archive!r} ...) and {what}; expected one or the other: move the archive out of the "
+            f"folder to read the images, or name the tars ({str(root / '*.tar')!r}) to read these"
+        )
+    if tars and packed:
+        warnings.warn(
+            f"{root}: {len(packed)} tars packed with gzip lie beside plain ones, such as {packed[0]!r}; left out: name "
+            "all tars to read them too",
+            stacklevel=3,
+        )
+    return [str(root / name) for name in tars or packed]
+
+
+def _entries(root: Path, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """(path, entry) of what is in a folder and not hidden, sorted by name."""
+    try:
+        with os.scandir(root / folder) as entries:
+            found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"the folder {_shown(str(root / folder))} cannot be read: {error.strerror}") from None
+    for entry in found:
+        yield (f"{folder}/{entry.name}" if folder else entry.name), entry
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Raises InputError for a link that leads nowhere."""
+    try:
+        if entry.is_symlink():
+            os.stat(entry.path)
+        return entry.is_dir()
+    except OSError as error:
+        raise InputError(
+            f"{_shown(entry.path)} is a link that leads nowhere ({error.strerror}); put back what it names, or remove "
+            "the link"
+        ) from None
+
+
+def _check_name(root: Path, path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{_shown(str(root / path))}: the name is not UTF-8, and cannot be a key or a class; rename it"
+        ) from None
+
+
+def _shown(path: str) -> str:
+    """A path for a message: bytes that are no UTF-8 as \\xe9."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
