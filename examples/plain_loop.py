@@ -1,44 +1,69 @@
-"""Train the rest of a network from a shard set, in a plain PyTorch loop.
+"""Train the rest of a network from a shard set, in a plain PyTorch loop, and evaluate it on another.
 
     fmshards extract 'examples/data/cifar10-train-{000000..000004}.tar' OUT --model examples/resnet20.py:resnet20 \\
         --weights examples/data/resnet20.safetensors --preprocess 'normalize(imagenet)' \\
         --layer layer2:4 --recipe 'flip+crop(pad=4)'
-    python examples/plain_loop.py OUT
+    fmshards extract 'examples/data/cifar10-test-{000000..000004}.tar' TEST --model examples/resnet20.py:resnet20 \\
+        --weights examples/data/resnet20.safetensors --preprocess 'normalize(imagenet)' --layer layer2:4
+    python examples/plain_loop.py OUT --test TEST
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import fmshards
 from fmshards.model import load_model
 
 HERE = Path(__file__).parent
+LAYER = "layer2"
+
+
+@torch.no_grad()
+def evaluate(suffix: nn.Module, batches: Iterable[dict[str, Any]], layer: str) -> float:
+    """The accuracy over a loader that was made with train=False, every sample counted once.
+
+    On several ranks some batches are filled up with samples that are counted elsewhere: `valid` is False there. Add up
+    `correct` and `seen` over the ranks then.
+    """
+    suffix.eval()
+    correct, seen = 0, 0
+    for batch in batches:
+        right = suffix(batch[layer]).argmax(1) == batch["cls"]
+        correct += int(right[batch["valid"]].sum())
+        seen += int(batch["valid"].sum())
+    return correct / seen
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("shards", help="a shard set that holds layer2 of the bundled ResNet-20")
+    parser.add_argument("--test", metavar="SET", help="another one, to evaluate on after every epoch")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
 
     model = load_model(f"{HERE}/resnet20.py:resnet20", f"{HERE}/data/resnet20.safetensors")
-    _, suffix = fmshards.split(model, "layer2", torch.zeros(1, 3, 32, 32))
-    # `model=` makes the loader refuse shards that another network, or other weights, wrote.
+    _, suffix = fmshards.split(model, LAYER, torch.zeros(1, 3, 32, 32))
+    # `model=` makes the loader refuse shards that another network, or other weights, wrote. One loader serves all
+    # epochs: each is in another order, with other crops and flips.
     batches = fmshards.loader(args.shards, batch_size=args.batch_size, num_workers=args.workers, model=model)
+    test = args.test and fmshards.loader(args.test, batch_size=args.batch_size, num_workers=0, model=model, train=False)
     optimizer = torch.optim.SGD(suffix.parameters(), lr=0.01, momentum=0.9)
 
     for epoch in range(args.epochs):
         suffix.train()
         total, correct, seen = 0.0, 0, 0
         for batch in batches:
-            logits = suffix(batch["layer2"])
+            logits = suffix(batch[LAYER])
             loss = F.cross_entropy(logits, batch["cls"])
             optimizer.zero_grad()
             loss.backward()
@@ -47,6 +72,8 @@ def main() -> None:
             correct += int((logits.argmax(1) == batch["cls"]).sum())
             seen += len(logits)
         print(f"epoch {epoch}: {seen} samples, loss {total / seen:.3f}, accuracy {correct / seen:.3f}")
+        if test is not None:
+            print(f"  test set: accuracy {evaluate(suffix, test, LAYER):.3f}")
 
 
 if __name__ == "__main__":

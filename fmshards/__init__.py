@@ -10,9 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fmshards.codec.report import doctor as doctor
     from fmshards.extraction import extract as extract
+    from fmshards.extraction.verify import verify as verify
     from fmshards.model import cuts as cuts
     from fmshards.model import split as split
+    from fmshards.shards.describe import inspect as inspect
     from fmshards.stream import FeatureDataset as FeatureDataset
     from fmshards.stream import FeatureDecoder as FeatureDecoder
     from fmshards.stream import decode_chunks as decode_chunks
@@ -25,13 +28,15 @@ _HOME = {
     "cuts": "fmshards.model",
     "split": "fmshards.model",
     "extract": "fmshards.extraction",
+    "verify": "fmshards.extraction",
+    "inspect": "fmshards.shards.describe",
+    "doctor": "fmshards.codec.report",
     "FeatureDataset": "fmshards.stream",
     "FeatureDecoder": "fmshards.stream",
     "loader": "fmshards.stream",
     "open_shards": "fmshards.stream",
     "decode_chunks": "fmshards.stream",
 }
-
 __all__ = ["__version__", *_HOME]
 
 

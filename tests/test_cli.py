@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +55,23 @@ def test_channels_are_stored_as_they_are_on_demand(shard_set: Path, tmp_path: Pa
     ]
     assert found[0]["order"] is None
     assert sorted(found[1]["order"]) == list(range(64))
+
+
+def test_cuts_shows_bytes_at_a_rate() -> None:
+    done = fmshards("cuts", MODEL, "--weights", WEIGHTS, "--size", 32, "--rate", "4")
+    assert done.returncode == 0, done.stderr
+    header, first = done.stdout.splitlines()[:2]
+    assert "bytes at 4" in header
+    assert "65.5 kB" in first
+    assert "8.19 kB" in first
+    assert "expected" in fmshards("cuts", MODEL, "--weights", WEIGHTS, "--size", 32, "--rate", "much").stderr
+
+
+def test_a_layer_that_is_none_names_the_nearest(shard_set: Path, tmp_path: Path) -> None:
+    for out in (tmp_path / "new", shard_set):
+        done = extract(DATA / "cifar10-test-000000.tar", out, "--layer", "layer22:4")
+        assert done.returncode == 1
+        assert "no cut 'layer22'; nearest: 'layer2" in done.stderr
 
 
 def test_help_loads_no_heavy_module() -> None:
@@ -103,6 +125,37 @@ def test_inspect_says_what_the_set_holds(shard_set: Path) -> None:
     found = json.loads(fmshards("inspect", shard_set, "--json").stdout)
     assert found["samples"] == 500
     assert [layer["name"] for layer in found["layers"]] == ["layer2", "layer3"]
+
+
+def test_inspect_names_units_and_no_digest_of_64_digits(shard_set: Path) -> None:
+    text = fmshards("inspect", shard_set).stdout
+    assert "worst channel dB" in text
+    assert "mapped mirror dB" in text
+    assert not re.search(r"[0-9a-f]{64}", text)
+    prefix = json.loads(fmshards("inspect", shard_set, "--json").stdout)["identity"]["layers"]["layer2"]["prefix"]
+    assert len(prefix) == 64
+    assert prefix[:16] in text
+
+
+def test_inspect_says_what_an_unfinished_set_lacks(tmp_path: Path) -> None:
+    copy = tmp_path / "set"
+    shutil.copytree(ROOT / "tests" / "fixtures" / "set-mirror", copy)
+    whole = json.loads(fmshards("inspect", copy, "--json").stdout)
+    assert (whole["whole"], whole["missing"]) == (True, None)
+
+    (copy / "manifest.json").unlink()
+    text = fmshards("inspect", copy)
+    assert text.returncode == 0, text.stderr
+    assert "unfinished, 2 shards a layer" in text.stdout
+    assert "nothing but manifest.json" in text.stdout
+
+    (copy / "1" / "000001.tar").unlink()
+    shutil.rmtree(copy / "3")
+    text = fmshards("inspect", copy)
+    assert "missing: 1 of 2 shards of 1, 2 of 2 shards of 3; the same extract goes on" in text.stdout
+    found = json.loads(fmshards("inspect", copy, "--json").stdout)
+    assert (found["whole"], found["missing"], found["samples"]) == (False, {"1": 1, "3": 2}, None)
+    assert [layer["row_bytes"] for layer in found["layers"]] == [layer["row_bytes"] for layer in whole["layers"]]
 
 
 def test_inspect_one_sample(shard_set: Path) -> None:
@@ -183,6 +236,31 @@ def test_int_and_a_filter(tmp_path: Path) -> None:
     assert "8 samples computed again" in good.stdout
 
 
+def test_verify_always_prints_json(tmp_path: Path) -> None:
+    done = fmshards("verify", tmp_path / "nothing", "--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert found["ok"] is False
+    assert "nothing" in found["problems"][0]
+
+
+def test_impatient_ctrl_c_is_one_line(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    command = [sys.executable, "-m", "fmshards", "extract", f"{DATA}/cifar10-train-{{000000..000004}}.tar", str(out)]
+    command += ["--model", MODEL, "--weights", WEIGHTS, "--layer", "layer2:4", "--calibration", "64", "--workers", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True) as running:
+        while not (out / "plan.json").exists():
+            assert running.poll() is None, running.stderr.read()
+            time.sleep(0.02)
+        for _ in range(2):  # a terminal sends them to the workers too
+            os.killpg(running.pid, signal.SIGINT)
+        said = running.stderr.read()
+        assert running.wait() == 130, said
+    assert "Traceback" not in said
+    assert said.rstrip().endswith("stopped")
+    assert not (out / "manifest.json").exists()
+
+
 def test_missing_source_and_missing_set(tmp_path: Path) -> None:
     done = extract(tmp_path / "no-{0..3}.tar", tmp_path / "out", "--layer", "layer2:4")
     assert done.returncode == 1
@@ -192,3 +270,45 @@ def test_missing_source_and_missing_set(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert "nothing" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def readme_options() -> str:
+    text = (ROOT / "README.md").read_text()
+    return text[text.index("### Options") : text.index("## What it gives")]
+
+
+def test_every_option_that_the_readme_names_is_one() -> None:
+    known = fmshards("extract", "--help").stdout
+    named = set(re.findall(r"`(--[a-z-]+)", readme_options()))
+    assert len(named) > 10
+    assert not [option for option in sorted(named) if option not in known]
+
+
+def test_every_term_that_the_readme_names_is_read() -> None:
+    from fmshards.augment import parse_mirror, parse_recipe
+    from fmshards.calibration import parse_sensitive
+    from fmshards.codec import codec_name
+    from fmshards.model import parse_preprocess
+
+    readers = {
+        "--recipe": parse_recipe,
+        "--mirror": parse_mirror,
+        "--views": parse_sensitive,
+        "--preprocess": parse_preprocess,
+        "--layer": lambda text: codec_name(text.partition(":")[2] or text),
+    }
+    read, found = None, 0
+    for line in readme_options().splitlines():
+        cells = line.split(" | ")
+        if len(cells) < 3 or line.startswith(("| option", "|---")):
+            continue
+        named = re.match(r"\| `(--[a-z]+)", line)
+        read = readers.get(named[1]) if named else read
+        for term in re.findall(r"`([^`]+)`", cells[-2]):
+            if read is None or term in ("timm", "torchvision"):
+                continue
+            # What a table leaves open, filled in; options of a term, inside one.
+            term = term.replace("(H, W)", "(8, 9)").replace("(..)", "(0.5, 0.5, 0.5)")
+            read(term)
+            found += 1
+    assert found > 20

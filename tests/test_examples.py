@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,12 +34,18 @@ def shard_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_plain_loop(shard_set: Path) -> None:
-    lines = run("examples/plain_loop.py", shard_set, "--epochs", 2).splitlines()
-    assert [line.split(":")[0] for line in lines] == ["epoch 0", "epoch 1"]
-    assert all("500 samples" in line for line in lines)
+def test_plain_loop_trains_and_evaluates(shard_set: Path) -> None:
+    # 500 samples and batches of 64: the last one is no whole batch, and evaluation counts its samples once.
+    lines = run(
+        "examples/plain_loop.py", shard_set, "--test", shard_set, "--epochs", 2, "--batch-size", 64
+    ).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epoch 0", "  test set", "epoch 1", "  test set"]
+    assert all("448 samples" in line for line in lines[::2])
     # The suffix is a trained one: from correct features it is far above chance from the first step.
-    assert float(lines[-1].split()[-1]) > 0.6
+    assert float(lines[2].split()[-1]) > 0.6
+    right = float(lines[3].split()[-1]) * 500
+    assert abs(right - round(right)) <= 0.25  # three digits of a share of 500
+    assert right > 300
 
 
 def test_webdataset_pipeline(shard_set: Path) -> None:
@@ -45,34 +54,76 @@ def test_webdataset_pipeline(shard_set: Path) -> None:
     assert all("500 samples" in line for line in lines)
 
 
-@pytest.mark.slow
-def test_own_photos(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 photos in three class folders."""
+    folder = tmp_path_factory.mktemp("photos")
     with tarfile.open(DATA / "cifar10-train-000001.tar") as tar:
         fields = {m.name: tar.extractfile(m).read() for m in tar}
     for name in sorted(fields)[:192]:
         if name.endswith("jpg"):
-            folder = tmp_path / "photos" / f"class{int(fields[name[:-3] + 'cls']) % 3}"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(fields[name])
+            own = folder / f"class{int(fields[name[:-3] + 'cls']) % 3}"
+            own.mkdir(exist_ok=True)
+            (own / name).write_bytes(fields[name])
+    return folder
+
+
+def own_photos(photos: Path, out: Path, *more: object) -> str:
+    small = "resize(64)+center_crop(64)+normalize(imagenet)"
+    return run(
+        *("examples/own_photos.py", photos, out, "--epochs", 1, "--preprocess", small, "--recipe", "flip+crop(pad=4)"),
+        *("--batch-size", 16, "--workers", 1, *more),
+    )
+
+
+@pytest.mark.slow
+def test_own_photos(photos: Path, tmp_path: Path) -> None:
     from torchvision.models import resnet18
 
     save_file(resnet18().state_dict(), tmp_path / "resnet18.safetensors")
-    out = run(
-        *(
-            "examples/own_photos.py",
-            tmp_path / "photos",
-            tmp_path / "set",
-            "--weights",
-            tmp_path / "resnet18.safetensors",
-        ),
-        *(
-            "--epochs",
-            1,
-            "--preprocess",
-            "resize(64)+center_crop(64)+normalize(imagenet)",
-            "--recipe",
-            "flip+crop(pad=4)",
-        ),
-        *("--batch-size", 16, "--workers", 1),
-    )
+    out = own_photos(photos, tmp_path / "set", "--weights", tmp_path / "resnet18.safetensors")
     assert "96 photos of 3 classes" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "layer"), [("torchvision:squeezenet1_1", "features.7:4"), ("timm:resnet10t", "layer2:4")]
+)
+def test_own_photos_without_weights_and_again_with_test_photos(
+    photos: Path, tmp_path: Path, model: str, layer: str
+) -> None:
+    words = ("--model", model, "--layer", layer)
+    assert "96 photos of 3 classes" in own_photos(photos, tmp_path / "set", *words)
+    # The same again goes on with the set that is there. The test photos lack a class.
+    fewer = tmp_path / "fewer"
+    shutil.copytree(photos, fewer)
+    shutil.rmtree(fewer / "class0")
+    out = own_photos(photos, tmp_path / "set", *words, "--test", fewer)
+    assert "test photos: accuracy" in out
+    sets = [json.loads((tmp_path / name / "plan.json").read_text()) for name in ("set", "set-test")]
+    assert sets[0]["classes"] == sets[1]["classes"] == ["class0", "class1", "class2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("resnet18", "Linear"), ("squeezenet1_1", "Conv2d"), ("densenet121", "Linear"), ("convnext_tiny", "Linear")],
+)
+def test_a_head_is_replaced_whatever_it_is(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    from own_photos import replace_head
+    from torchvision import models
+
+    model, example = models.get_model(name).eval(), torch.zeros(1, 3, 64, 64)
+    before = dict(model.named_modules())
+    replace_head(model, 3, example)
+    assert model(example).shape == (1, 3)
+    new = [m for n, m in model.named_modules() if before.get(n) is not m]
+    assert [type(m).__name__ for m in new] == [kind]
+
+
+def test_a_model_without_a_head_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    from own_photos import replace_head
+
+    with pytest.raises(SystemExit, match="15 outputs"):
+        replace_head(torch.nn.Flatten(), 3, torch.zeros(1, 3, 1, 5))

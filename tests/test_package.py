@@ -5,11 +5,15 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 import fmshards
 from fmshards import errors
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_public_names_are_what_they_say() -> None:
@@ -20,10 +24,33 @@ def test_public_names_are_what_they_say() -> None:
         _ = fmshards.no_such_name
 
 
-@pytest.mark.parametrize("first", ["import fmshards.extraction", "from fmshards.extraction import extract", "pass"])
-def test_extract_is_callable_whatever_was_imported_first(first: str) -> None:
-    code = f"{first}\nimport fmshards\nassert callable(fmshards.extraction)\nfrom fmshards.extraction import extract"
+@pytest.mark.parametrize("first", ["extraction", "model", "stream", "shards.describe", "codec.report", "cli"])
+def test_public_names_are_functions_and_classes_whatever_was_imported_first(first: str) -> None:
+    code = (
+        f"import fmshards.{first}\nimport fmshards\n"
+        "wrong = [name for name in fmshards.__all__[1:] if not callable(getattr(fmshards, name))]\n"
+        "assert not wrong, wrong"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("url", [None, 3, b"set", [], "", Path()])
+def test_inspect_names_what_is_no_place_of_a_set(url: object) -> None:
+    with pytest.raises(errors.FmshardsError, match="set"):
+        fmshards.inspect(url)
+
+
+def test_what_is_declared_is_what_an_index_wants() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11,<3.15"
+    said = {line.rpartition(":: ")[2] for line in project["classifiers"] if line.startswith("Programming Language")}
+    assert {"3.11", "3.12", "3.13", "3.14"} <= said
+    for name in ("authors", "urls", "keywords", "license", "readme", "description"):
+        assert project[name]
+    # What an index lists, the README names.
+    readme = (ROOT / "README.md").read_text()
+    for extra in project["optional-dependencies"]:
+        assert f"[{extra}]" in readme
 
 
 def test_errors_survive_a_worker() -> None:

@@ -32,6 +32,7 @@ def test_first_steps_equal_those_of_the_online_prefix(
         preprocess="normalize(imagenet)",
         layers={"layer2": rate},
         filter=filter,
+        device="cpu",  # where the online side runs: another device rounds otherwise
     )
     images = images_by_key(DATA / "cifar10-train-000000.tar")
     losses: dict[str, list[float]] = {}

@@ -1,6 +1,7 @@
 """The codec's speed, each figure beside what it is compared with, in one run.
 
     python tools/bench_codec.py [--only decode layouts ...] [--reps 9]
+    python tools/bench_codec.py --other CHECKOUT     # encoding and decoding of two commits beside each other
 
 One thread, unless a row says otherwise. Sides take turns, and medians of the rounds' ratios are given. Features are
 real: the bundled ResNet-20's over the bundled images (sides 32, 16, 8), and those of a ResNet-50 with random weights
@@ -13,10 +14,8 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -26,18 +25,37 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import zfpy
-from measure import DATA, ROOT, Row, compared, in_turns, machine, speed, write_table
+from measure import (
+    PREPROCESS,
+    RESNET20,
+    TRAIN,
+    Jpegs,
+    Memmap,
+    Row,
+    compared,
+    consume,
+    in_turns,
+    jpegs,
+    machine,
+    median,
+    on_threads,
+    picture,
+    pictures,
+    results,
+    speed,
+    write_table,
+)
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.models import resnet18, resnet50
 from torchvision.transforms import v2
+from versions import compare
 
 import fmshards
-from fmshards.codec import Codec, FeatureSpec, StepSample, codec_for, fit_steps
+from fmshards.codec import Codec, FeatureSpec, codec_for
+from fmshards.codec.integer.steps import StepSample, fit_steps
 from fmshards.model import analyse, load_model, multi_prefix, parse_preprocess
 
-RESNET20 = (f"{ROOT}/examples/resnet20.py:resnet20", f"{DATA}/resnet20.safetensors")
-TRAIN = sorted(str(p) for p in DATA.glob("cifar10-train-*.tar"))
 VALUES = 1 << 20  # of a feature batch: 4 MB of float32
 BATCH = 100
 
@@ -48,8 +66,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--reps", type=int, default=9)
-    parser.add_argument("--results", type=Path, default=ROOT / "tools" / "results" / "bench_codec.md")
+    parser.add_argument("--other", type=Path, metavar="CHECKOUT", help="another checkout, measured beside this one")
+    parser.add_argument("--results", type=Path)
     args = parser.parse_args()
+    if args.other:
+        compare("codec", args.other, args.reps, args.results)
+        return
     torch.set_num_threads(1)
     rows: list[Row] = []
     for part in args.only:
@@ -62,7 +84,8 @@ def main() -> None:
         f"{machine()}. Engine {engine().name}: {engine().why}. One thread; medians of {args.reps} rounds in which the "
         "sides take turns."
     )
-    write_table(args.results, "tools/bench_codec.py", note, ("what", "fmshards", "beside", "ratio"), rows)
+    place = args.results or results("bench_codec.md")
+    write_table(place, "tools/bench_codec.py", note, ("what", "fmshards", "beside", "ratio"), rows)
 
 
 # Features.
@@ -70,13 +93,8 @@ def main() -> None:
 
 def images(count: int) -> torch.Tensor:
     """The first bundled images, normalised: float32 [count, 3, 32, 32]."""
-    found = []
-    base = parse_preprocess("normalize(imagenet)").base
-    with tarfile.open(TRAIN[0]) as tar:
-        for member in tar:
-            if member.name.endswith("jpg") and len(found) < count:
-                found.append(base(Image.open(io.BytesIO(tar.extractfile(member).read())).convert("RGB")))  # type: ignore[union-attr]
-    return torch.stack(found)
+    base = parse_preprocess(PREPROCESS).base
+    return torch.stack([base(image) for image in pictures(TRAIN[:1])[0][:count]])
 
 
 @lru_cache(maxsize=1)
@@ -223,14 +241,6 @@ def threads(reps: int) -> Iterator[Row]:
         yield compared(f"two threads, decode, {rate}, {len(x)} rows of 32 x 16 x 16", "MB/s", two, one, "one thread")
 
 
-def on_threads(count: int, work: Callable[[], float]) -> float:
-    torch.set_num_threads(count)
-    try:
-        return work()
-    finally:
-        torch.set_num_threads(1)
-
-
 def first_call(reps: int) -> Iterator[Row]:
     """A process's first decoding: kernels compiled, and kernels found on disk."""
     program = (
@@ -252,25 +262,10 @@ def first_call(reps: int) -> Iterator[Row]:
                 found.append(float(done.stdout))
     yield (
         "a process's first decoding",
-        f"{statistics.median(warm):.2f} s: kernels found on disk",
-        f"{statistics.median(cold):.2f} s: kernels compiled, once a machine and version",
+        f"{median(warm):.2f} s: kernels found on disk",
+        f"{median(cold):.2f} s: kernels compiled, once a machine and version",
         "",
     )
-
-
-class Memmap(Dataset[tuple[torch.Tensor, int]]):
-    """Features as fp16 in one memory-mapped file."""
-
-    def __init__(self, path: Path, x: np.ndarray, labels: list[int]) -> None:
-        data = np.memmap(path, np.float16, "w+", shape=x.shape)
-        data[:] = x
-        self.data, self.labels = data, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        return torch.from_numpy(self.data[i].astype(np.float32)), self.labels[i]
 
 
 def epoch(reps: int) -> Iterator[Row]:
@@ -281,14 +276,14 @@ def epoch(reps: int) -> Iterator[Row]:
         for rate in ("4", "int4"):
             url = f"{scratch}/{rate}"
             fmshards.extract(
-                TRAIN * 4, url, model=model, weights=weights, layers={"layer2": rate}, preprocess="normalize(imagenet)"
+                TRAIN * 4, url, model=model, weights=weights, layers={"layer2": rate}, preprocess=PREPROCESS
             )
             sets[rate] = fmshards.loader(url, batch_size=BATCH, num_workers=0)
         still = fmshards.loader(f"{scratch}/4", batch_size=BATCH, num_workers=0, train=False)
         found = [(batch["layer2"].clone(), batch["cls"].tolist()) for batch in still]
         x = torch.cat([features for features, _ in found])
         mapped = DataLoader(
-            Memmap(Path(scratch, "features.f16"), x.numpy(), [c for _, labels in found for c in labels]),
+            Memmap(Path(scratch, "features.f16"), x, [c for _, labels in found for c in labels]),
             batch_size=BATCH,
             shuffle=True,
         )
@@ -306,11 +301,6 @@ def epoch(reps: int) -> Iterator[Row]:
             if "tcache" in by:
                 bytes_ = sum(p.stat().st_size for p in Path(scratch).glob("tcache*")) / len(x)
                 yield compared(what, "samples/s", by[rate], by["tcache"], f"tcache, {bytes_:,.0f} bytes a sample")
-
-
-def consume(batches: object) -> None:
-    for _ in batches:  # type: ignore[attr-defined]
-        pass
 
 
 def tcache_of(x: torch.Tensor, prefix: str) -> object | None:
@@ -334,31 +324,22 @@ def tcache_of(x: torch.Tensor, prefix: str) -> object | None:
     return Epochs()
 
 
-class Photos(Dataset[torch.Tensor]):
-    """JPEGs of 224 x 224 pixels, decoded, cropped, flipped and normalised on each access."""
+def large_jpegs(count: int) -> Jpegs:
+    """Bundled images as JPEGs of 224 x 224 pixels, decoded, cropped, flipped and normalised at each access."""
 
-    def __init__(self, count: int) -> None:
-        self.raw = []
-        with tarfile.open(TRAIN[0]) as tar:
-            for member in tar:
-                if member.name.endswith("jpg") and len(self.raw) < count:
-                    image = Image.open(io.BytesIO(tar.extractfile(member).read())).convert("RGB")  # type: ignore[union-attr]
-                    data = io.BytesIO()
-                    image.resize((224, 224), Image.Resampling.BICUBIC).save(data, "JPEG", quality=90)
-                    self.raw.append(data.getvalue())
-        self.augment = v2.Compose([v2.RandomResizedCrop(224, antialias=True), v2.RandomHorizontalFlip()])
-        self.preprocess = parse_preprocess("normalize(imagenet)")
+    def enlarged(data: bytes) -> bytes:
+        out = io.BytesIO()
+        picture(data).resize((224, 224), Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
+        return out.getvalue()
 
-    def __len__(self) -> int:
-        return len(self.raw)
-
-    def __getitem__(self, i: int) -> torch.Tensor:
-        return self.preprocess.base(self.augment(Image.open(io.BytesIO(self.raw[i])).convert("RGB")))
+    raw = [(enlarged(data), label) for data, label in jpegs(TRAIN[:1])[:count]]
+    augment = v2.Compose([v2.RandomResizedCrop(224, antialias=True), v2.RandomHorizontalFlip()])
+    return Jpegs(raw, parse_preprocess(PREPROCESS).base, augment)
 
 
 def photos(reps: int) -> Iterator[Row]:
     """Features of 224-pixel photos, decoded and augmented, beside the photos themselves, decoded and augmented."""
-    jpegs = DataLoader(Photos(200), batch_size=BATCH, shuffle=True)
+    raw = DataLoader(large_jpegs(200), batch_size=BATCH, shuffle=True)
     cases = [("layer3", "256 x 14 x 14"), ("layer4", "512 x 7 x 7")]
     with tempfile.TemporaryDirectory() as scratch:
         torch.manual_seed(0)
@@ -377,7 +358,7 @@ def photos(reps: int) -> Iterator[Row]:
         for layer, shape in cases:
             shards = fmshards.loader(scratch, layers=layer, batch_size=BATCH, num_workers=0)
             ours, other = in_turns(
-                max(3, reps // 2), speed(partial(consume, shards), 1000), speed(partial(consume, jpegs), 200)
+                max(3, reps // 2), speed(partial(consume, shards), 1000), speed(partial(consume, raw), 200)
             )
             what = f"samples/s a core, ResNet-18 {layer}, {shape}, 4 bits, decoded and augmented"
             yield compared(what, "samples/s", ours, other, "JPEGs of 224, decoded and augmented")

@@ -8,14 +8,12 @@ GB/s of float32 output on one thread, medians; what was measured in turns is in 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from measure import ROOT, machine
+from measure import in_turns, machine, median, results, seconds, write_page
 
 from fmshards.augment import FLIP, LayerMove, compose, crop_box, move, replace, translate
 from fmshards.augment.features import on_torch
@@ -40,7 +38,7 @@ BATCH_BYTES = 4 << 20
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reps", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=ROOT / "tools" / "results" / "bench_move.md")
+    parser.add_argument("--out", type=Path, default=results("bench_move.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     lines = [
@@ -60,9 +58,7 @@ def main() -> None:
     for spec in SHAPES:
         lines.append(row(spec, options.reps))
         print(lines[-1], flush=True)
-    text = "\n".join(lines) + "\n"
-    print(text)
-    options.out.write_text(text, encoding="utf-8")
+    write_page(options.out, lines)
 
 
 def row(spec: FeatureSpec, reps: int) -> str:
@@ -90,15 +86,15 @@ def row(spec: FeatureSpec, reps: int) -> str:
         stored = view if name == "channels" else None
         sides = (lambda t=theta, s=stored: one_pass(t, s), lambda t=theta, s=stored: by_torch(t, s))
         assert torch.allclose(sides[0](), sides[1](), atol=1e-5)
-        new, old, copy = rounds([*sides, lambda: to.copy_(x)], reps)
+        new, old, copy = in_turns(reps, *(seconds(side, time.thread_time) for side in (*sides, lambda: to.copy_(x))))
         copied.append(copy)
-        cells.append(" / ".join(speed(x.nbytes, seconds) for seconds in (new, old)))
+        cells.append(" / ".join(speed(x.nbytes, took) for took in (new, old)))
     name = f"{spec.kind} {'x'.join(map(str, spec.shape))}"
     return " | ".join([f"| {name}", speed(x.nbytes, [s for some in copied for s in some]), *cells]) + " |"
 
 
-def speed(size: int, seconds: list[float]) -> str:
-    return f"{size / statistics.median(seconds) / 1e9:.1f} ({size / min(seconds) / 1e9:.1f})"
+def speed(size: int, took: list[float]) -> str:
+    return f"{size / median(took) / 1e9:.1f} ({size / min(took) / 1e9:.1f})"
 
 
 def moves(size: tuple[int, int], n: int) -> dict[str, np.ndarray]:
@@ -120,17 +116,6 @@ def moves(size: tuple[int, int], n: int) -> dict[str, np.ndarray]:
         "channels": shifts,
     }
     return {name: np.stack(each).astype(np.float32) for name, each in made.items()}
-
-
-def rounds(sides: Sequence[Callable[[], object]], reps: int) -> list[list[float]]:
-    """Seconds of this thread's CPU time of each round of each side, in turns."""
-    times: list[list[float]] = [[] for _ in sides]
-    for _ in range(reps):
-        for side, kept in zip(sides, times, strict=True):
-            start = time.thread_time()
-            side()
-            kept.append(time.thread_time() - start)
-    return times
 
 
 if __name__ == "__main__":

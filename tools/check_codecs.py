@@ -13,7 +13,6 @@ filter (in one thread, after the bytes: a reader overlaps the two, so that this 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,10 +21,24 @@ from pathlib import Path
 import numpy as np
 import torch
 import zstandard
-from check_views import LAYERS, load
-from measure import DATA, ROOT, machine
+from check_views import LAYERS
+from measure import (
+    PREPROCESS,
+    RESNET20,
+    TEST,
+    TRAIN,
+    in_turns,
+    machine,
+    median,
+    pictures,
+    results,
+    seconds,
+    write_page,
+)
 
-from fmshards.codec import Codec, FeatureSpec, StepSample, channel_bits, codec_for, fit_steps
+from fmshards.codec import Codec, FeatureSpec, codec_for
+from fmshards.codec.integer.codec import IntCodec
+from fmshards.codec.integer.steps import StepSample, fit_steps
 from fmshards.model import cuts, find_cut, load_model, multi_prefix, parse_preprocess, split
 
 RATES = ("2", "4", "8", "int2", "int3", "int4", "int8", *(f"int{b}-channel" for b in range(2, 9)), "fp16", "bf16")
@@ -64,22 +77,21 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="test images")
     parser.add_argument("--calibration", type=int, default=512, help="training images that steps are fitted on")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=ROOT / "tools" / "results" / "check_codecs.md")
+    parser.add_argument("--out", type=Path, default=results("check_codecs.md"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     began = time.perf_counter()
     with torch.no_grad():
         rows, steps, plain = measure(options.images, options.calibration)
     text = report(rows, steps, plain, options, time.perf_counter() - began)
-    print(text)
-    options.out.write_text(text, encoding="utf-8")
+    write_page(options.out, [text])
 
 
 def measure(images: int, calibration: int) -> tuple[list[Row], list[str], float]:
-    model = load_model(f"{ROOT}/examples/resnet20.py:resnet20", weights=f"{DATA}/resnet20.safetensors").eval()
-    preprocess = parse_preprocess("normalize(imagenet)", model=model)
-    test, labels = load(sorted(DATA.glob("cifar10-test-*.tar")), images)
-    train, _ = load(sorted(DATA.glob("cifar10-train-*.tar")), calibration)
+    model = load_model(*RESNET20).eval()
+    preprocess = parse_preprocess(PREPROCESS, model=model)
+    test, labels = pictures(TEST, images)
+    train, _ = pictures(TRAIN, calibration)
     x, seen = (torch.stack([preprocess.base(image) for image in part]) for part in (test, train))
     found = cuts(model, x[:1])
     specs = {layer: find_cut(found, layer).spec for layer in LAYERS}
@@ -126,10 +138,10 @@ def measure_rate(
     x: torch.Tensor,
     right: Callable[[torch.Tensor], float] | None,
 ) -> Row:
-    bits = channel_bits(rate)
+    bits, of_channels = IntCodec.setting(rate) or (0, False)
     # The table has one kind of step in both columns: that of a set with the filter.
     codec, filtered = (
-        codec_for(rate, spec, steps=fit_steps(values, bits, True) if bits else None, filter=name)
+        codec_for(rate, spec, steps=fit_steps(values, bits, True) if of_channels else None, filter=name)
         for name in (None, "zstd")
     )
     rows, decoded, stored = codec.encode(x), torch.empty_like(x), stored_bits(filtered, x)
@@ -138,11 +150,14 @@ def measure_rate(
     member, out = filtered.member(some), torch.empty_like(part)
     codec.decode(rows, out=decoded)
     megabytes = 4 * part.numel() / 1e6
-    encode, decode, undo = timed(
+    calls = (
         lambda: codec.encode(part),
         lambda: codec.decode(some, out=out),
         lambda: filtered.rows(member, CHUNK),
     )
+    # CPU time, since others may use the cores.
+    sides = [seconds(call, time.process_time) for call in calls]
+    encode, decode, undo = map(median, in_turns(_REPEATS, *sides))
     return Row(
         layer=layer,
         rate=rate,
@@ -194,19 +209,6 @@ def stored_bits(codec: Codec, x: torch.Tensor) -> float:
 
 def db(found: torch.Tensor, x: torch.Tensor) -> float:
     return float(10 * torch.log10((found - x).double().square().sum() / x.double().square().sum()))
-
-
-def timed(*calls: Callable[[], object]) -> list[float]:
-    """Median seconds of each call, taken in turn; of CPU time, since others may use the cores."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for call in calls:
-        call()
-    for _ in range(_REPEATS):
-        for call, own in zip(calls, seconds, strict=True):
-            began = time.process_time()
-            call()
-            own.append(time.process_time() - began)
-    return [statistics.median(own) for own in seconds]
 
 
 def report(rows: list[Row], steps: list[str], plain: float, options: argparse.Namespace, seconds: float) -> str:

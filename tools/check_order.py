@@ -15,8 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from check_views import load
-from measure import DATA, ROOT, machine
+from measure import PREPROCESS, RESNET20, TEST, TRAIN, machine, pictures, results, table, write_page
 from PIL import Image
 from torchvision.models import resnet50
 
@@ -35,11 +34,11 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=512, help="training images that choose the order")
     parser.add_argument("--large", type=int, default=64, help="images for the ResNet-50: half choose, half test")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=ROOT / "tools" / "results" / "check_order.md")
+    parser.add_argument("--out", type=Path, default=results("check_order.md"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train, _ = load(sorted(DATA.glob("cifar10-train-*.tar")), options.calibration)
-    test, labels = load(sorted(DATA.glob("cifar10-test-*.tar")))
+    train, _ = pictures(TRAIN, options.calibration)
+    test, labels = pictures(TEST)
     lines = [
         "# What the stored channel order gains",
         "",
@@ -51,19 +50,17 @@ def main() -> None:
         f"them; accuracies have a standard error of {0.5 / len(test) ** 0.5:.3f}.",
     ]
     with torch.no_grad():
-        small = load_model(f"{ROOT}/examples/resnet20.py:resnet20", weights=f"{DATA}/resnet20.safetensors").eval()
+        small = load_model(*RESNET20).eval()
         lines += ["", f"## ResNet-20, published weights, {len(train)} training images, {len(test)} test images", ""]
-        lines += network(small, "normalize(imagenet)", ("layer1", "layer2", "layer3"), train, test, labels)
+        lines += network(small, PREPROCESS, ("layer1", "layer2", "layer3"), train, test, labels)
         torch.manual_seed(0)
         large = resnet50(weights=None).eval()
         half = options.large // 2
         lines += ["", f"## ResNet-50, RANDOM weights, the same images at 224, {half} and {half} images", ""]
         layers = ("layer1", "layer2", "layer3", "layer4")
-        lines += network(large, "resize(224)+normalize(imagenet)", layers, train[:half], test[:half], None)
+        lines += network(large, f"resize(224)+{PREPROCESS}", layers, train[:half], test[:half], None)
         lines += ["", cost(options.calibration)]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    options.out.write_text(text, encoding="utf-8")
+    write_page(options.out, lines)
 
 
 def network(
@@ -80,9 +77,9 @@ def network(
     prefix = multi_prefix(model, list(layers), example)
     specs = {layer: find_cut(found, layer).spec for layer in layers}
     samples = {layer: ChannelSample(spec, len(train)) for layer, spec in specs.items()}
-    for chosen, features in forward(prefix, preprocess, train):
+    for _, features in forward(prefix, preprocess, train):
         for layer in layers:
-            samples[layer].add(features[layer], chosen)
+            samples[layer].add(features[layer])
     ways = {
         (layer, rate): [
             codec_for(rate, spec, order) for order in (None, samples[layer].order(partial(codec_for, rate)))
@@ -113,7 +110,7 @@ def network(
     if labels is not None:
         head += [f"logits at {rate}" for rate in RATES]
         head += ["accuracy as it is", *(f"accuracy at {rate}" for rate in RATES)]
-    out = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    rows = []
     for layer, spec in specs.items():
         cells = [layer, "x".join(map(str, spec.shape)), "{}x{}".format(*layout_of(spec).tile)]
         for rate in RATES:
@@ -124,8 +121,8 @@ def network(
             cells += [" / ".join(f"{decibel(e / batches):.2f}" for e in gone[layer, rate]) for rate in RATES]
             cells.append(f"{exact[layer] / len(labels):.4f}")
             cells += [" / ".join(f"{n / len(labels):.4f}" for n in right[layer, rate]) for rate in RATES]
-        out.append("| " + " | ".join(cells) + " |")
-    return out
+        rows.append(cells)
+    return table(head, rows)
 
 
 def forward(
@@ -146,7 +143,7 @@ def cost(samples: int) -> str:
     x = torch.randn(BATCH, *COST.shape).relu_()
     start = time.perf_counter()
     for first in range(0, samples, BATCH):
-        sample.add(x[: min(BATCH, samples - first)], range(first, min(first + BATCH, samples)))
+        sample.add(x[: min(BATCH, samples - first)])
     summed = time.perf_counter()
     sample.order(partial(codec_for, 4))
     ended = time.perf_counter()

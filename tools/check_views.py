@@ -14,9 +14,6 @@ images.
 from __future__ import annotations
 
 import argparse
-import io
-import sys
-import tarfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import DATA, ROOT, machine
+from measure import DATA, PREPROCESS, RESNET20, TRAIN, machine, pictures, results, write_page
 from PIL import Image
 
 from fmshards.augment import LayerMove, Mirror, MirrorMap, Recipe, fresh_theta, move, parse_recipe, render
@@ -87,37 +84,18 @@ def main() -> None:
     parser.add_argument("--looks", type=int, default=1, help="moves of each image by each recipe")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=ROOT / "tools" / "results" / "check_views.md")
+    parser.add_argument("--out", type=Path, default=results("check_views.md"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     start = time.process_time()
-    model = load_model(f"{ROOT}/examples/resnet20.py:resnet20", weights=f"{DATA}/resnet20.safetensors").eval()
-    preprocess = parse_preprocess("normalize(imagenet)", model=model)
-    train, _ = load(sorted(DATA.glob("cifar10-train-*.tar")), options.calibration)
-    images, labels = load(sorted(options.data.glob(options.pattern)))
+    model = load_model(*RESNET20).eval()
+    preprocess = parse_preprocess(PREPROCESS, model=model)
+    train, _ = pictures(TRAIN, options.calibration)
+    images, labels = pictures(sorted(options.data.glob(options.pattern)))
     with torch.no_grad():
         lines, rows = measure(model, preprocess, train, images, labels, options.looks, options.seed)
     text = report(rows, lines, len(images), options, time.process_time() - start)
-    print(text)
-    options.out.write_text(text, encoding="utf-8")
-
-
-def load(tars: Sequence[Path], most: int | None = None) -> tuple[list[Image.Image], torch.Tensor]:
-    """The images and labels of these tars; `most` of them, evenly spread."""
-    if not tars:
-        sys.exit("no tars found: see --data and --pattern")
-    images: list[Image.Image] = []
-    labels: list[int] = []
-    for path in tars:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                data = tar.extractfile(member).read()  # type: ignore[union-attr]  # plain files alone
-                if member.name.endswith(".jpg"):
-                    images.append(Image.open(io.BytesIO(data)).convert("RGB"))
-                elif member.name.endswith(".cls"):
-                    labels.append(int(data))
-    kept = range(len(images)) if most is None else [i * len(images) // most for i in range(min(most, len(images)))]
-    return [images[i] for i in kept], torch.tensor([labels[i] for i in kept])
+    write_page(options.out, [text])
 
 
 def measure(

@@ -8,36 +8,42 @@ the mirror mapped, without augmentation, and with the frozen layers run online o
 from __future__ import annotations
 
 import argparse
-import io
 import platform
 import shlex
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from measure import (
+    DATA,
+    PREPROCESS,
+    RESNET20,
+    ROOT,
+    TEST,
+    TRAIN,
+    Jpegs,
+    jpegs,
+    median,
+    ratio,
+    results,
+    table,
+    write_page,
+)
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import fmshards
 from fmshards.model import load_model, parse_preprocess
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "examples" / "data"
-MODEL = f"{ROOT}/examples/resnet20.py:resnet20"
-WEIGHTS = f"{DATA}/resnet20.safetensors"
-PREPROCESS = "normalize(imagenet)"
-TRAIN = "cifar10-train-{000000..000004}.tar"
-TEST = "cifar10-test-{000000..000004}.tar"
+SOURCE = "cifar10-train-{000000..000004}.tar"
 LAYER, RATE = "layer2", 4
 BATCH = 100
 
@@ -53,28 +59,6 @@ class Way:
     flops_once: float
 
 
-class Images(Dataset[tuple[torch.Tensor, int]]):
-    """The JPEGs of WebDataset tars, decoded and augmented anew each time: what is done without shards."""
-
-    def __init__(self, tars: Iterable[Path], augment: bool) -> None:
-        self.raw: list[tuple[bytes, int]] = []
-        for path in tars:
-            with tarfile.open(path) as tar:
-                fields = {m.name: tar.extractfile(m).read() for m in tar}
-            self.raw += [(fields[n], int(fields[n[:-3] + "cls"])) for n in sorted(fields) if n.endswith("jpg")]
-        self.preprocess = parse_preprocess(PREPROCESS)
-        self.augment = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop(32, padding=4)]) if augment else None
-
-    def __len__(self) -> int:
-        return len(self.raw)
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        image = Image.open(io.BytesIO(self.raw[i][0])).convert("RGB")
-        if self.augment is not None:
-            image = self.augment(image)
-        return self.preprocess.base(image), self.raw[i][1]
-
-
 def command(*words: str) -> None:
     """Run the command a user would type, and show it."""
     print("$ " + " ".join(shlex.quote(w.replace(f"{ROOT}/", "")) for w in words), flush=True)
@@ -83,7 +67,7 @@ def command(*words: str) -> None:
 
 def fresh_suffix(seed: int) -> tuple[nn.Module, nn.Module, nn.Module]:
     """(the whole model, its frozen prefix, its suffix with newly drawn weights)."""
-    model = load_model(MODEL, WEIGHTS)
+    model = load_model(*RESNET20)
     prefix, suffix = fmshards.split(model, LAYER, torch.zeros(1, 3, 32, 32))
     torch.manual_seed(seed)
     for module in suffix.modules():
@@ -122,9 +106,7 @@ def shard_epochs(
     return epoch
 
 
-def online_epochs(
-    prefix: nn.Module, images: Dataset[tuple[torch.Tensor, int]]
-) -> Callable[[], Iterator[tuple[torch.Tensor, torch.Tensor]]]:
+def online_epochs(prefix: nn.Module, images: Jpegs) -> Callable[[], Iterator[tuple[torch.Tensor, torch.Tensor]]]:
     batches = DataLoader(images, batch_size=BATCH, shuffle=True, drop_last=True)
 
     def epoch() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -140,14 +122,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="runs of each way; the table gives their mean")
     parser.add_argument("--paper", action="store_true", help="also the paper's way: 4 views of 25%% of the channels")
     parser.add_argument("--out", type=Path, help="where the shard sets go (a temporary folder)")
-    parser.add_argument("--results", type=Path, default=ROOT / "tools" / "results" / "demo.md")
+    parser.add_argument("--results", type=Path, default=results("demo.md"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         run(args.out or Path(scratch), args.epochs, args.seeds, args.paper, args.results)
 
 
-def run(out: Path, epochs: int, seeds: int, paper: bool, results: Path) -> None:
+def run(out: Path, epochs: int, seeds: int, paper: bool, page: Path) -> None:
     started = time.perf_counter()
+    network, weights = RESNET20
     sets = {
         "stored": ("--mirror", "stored"),
         "mapped": ("--mirror", "mapped"),
@@ -158,24 +141,26 @@ def run(out: Path, epochs: int, seeds: int, paper: bool, results: Path) -> None:
             *(
                 "fmshards",
                 "extract",
-                f"{DATA}/{TRAIN}",
+                f"{DATA}/{SOURCE}",
                 f"{out}/{way}",
                 "--model",
-                MODEL,
+                network,
                 "--weights",
-                WEIGHTS,
+                weights,
             ),
             *("--preprocess", PREPROCESS, "--layer", f"{LAYER}:{RATE}", "--recipe", "flip+crop(pad=4)"),
             *options,
         )
-        command("fmshards", "verify", f"{out}/{way}", "--model", MODEL, "--weights", WEIGHTS)
+        command("fmshards", "verify", f"{out}/{way}", "--model", network, "--weights", weights)
 
-    test = Images(sorted(DATA.glob("cifar10-test-*.tar")), augment=False)
+    to_tensor = parse_preprocess(PREPROCESS).base
+    test = Jpegs(jpegs(TEST), to_tensor)
     images = torch.stack([test[i][0] for i in range(len(test))])
     labels = torch.tensor([y for _, y in test.raw])
-    train = Images(sorted(DATA.glob("cifar10-train-*.tar")), augment=True)
+    augmented = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop(32, padding=4)])
+    train = Jpegs(jpegs(TRAIN), to_tensor, augmented)
     jpeg = statistics.mean(len(raw) for raw, _ in train.raw)
-    model = load_model(MODEL, WEIGHTS)
+    model = load_model(*RESNET20)
     cut = next(c for c in fmshards.cuts(model, torch.zeros(1, 3, 32, 32)) if c.name == LAYER)
 
     scores: dict[str, list[float]] = {}
@@ -220,14 +205,12 @@ def run(out: Path, epochs: int, seeds: int, paper: bool, results: Path) -> None:
         for name, _, model, *_ in runs:
             scores.setdefault(name, []).append(accuracy(model, images, labels))
 
-    text = table(ways, scores, seconds, cut.bytes, jpeg, epochs, seeds, len(train), len(test))
-    print("\n" + text)
+    lines = report(ways, scores, seconds, cut.bytes, jpeg, epochs, seeds, len(train), len(test))
+    write_page(page, lines)
     print(f"({time.perf_counter() - started:.0f} s in all)")
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(text)
 
 
-def table(
+def report(
     ways: list[Way],
     scores: dict[str, list[float]],
     seconds: dict[str, list[float]],
@@ -237,28 +220,31 @@ def table(
     seeds: int,
     samples: int,
     tests: int,
-) -> str:
+) -> list[str]:
     online = ways[-1].name
+    header = ("way", "accuracy, %", "s an epoch", "speed-up", "bytes a sample", "of fp32", "of JPEG", "GFLOPs an epoch")
     rows = [
-        "| way | accuracy, % | s an epoch | speed-up | bytes a sample | of fp32 | of JPEG | GFLOPs an epoch | once |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for way in ways:
-        ratios = [b / a for a, b in zip(seconds[way.name], seconds[online], strict=True)]
-        size = f"{way.bytes_a_sample:.0f} | {way.bytes_a_sample / full:.3f} | {way.bytes_a_sample / jpeg:.1f}"
-        rows.append(
-            f"| {way.name} | {statistics.mean(scores[way.name]):.1f} | {statistics.median(seconds[way.name]):.2f} "
-            f"| {statistics.median(ratios):.2f}x | {size} "
-            f"| {way.flops_an_epoch / 1e9:.0f} | {way.flops_once / 1e9:.0f} |"
+        (
+            way.name,
+            f"{statistics.mean(scores[way.name]):.1f}",
+            f"{median(seconds[way.name]):.2f}",
+            f"{ratio(seconds[online], seconds[way.name]):.2f}x",
+            f"{way.bytes_a_sample:.0f}",
+            f"{way.bytes_a_sample / full:.3f}",
+            f"{way.bytes_a_sample / jpeg:.1f}",
+            f"{way.flops_an_epoch / 1e9:.0f}",
+            f"{way.flops_once / 1e9:.0f}",
         )
+        for way in ways
+    ]
     spread = 100 * (0.7 * 0.3 / tests) ** 0.5
     note = (
-        f"\n{samples} training images, {tests} test images, {epochs} epochs, mean of {seeds} seed(s); sampling error "
+        f"{samples} training images, {tests} test images, {epochs} epochs, mean of {seeds} seed(s); sampling error "
         f"of one accuracy about {spread:.1f}. The fp32 feature is {full} bytes. Accuracy is the whole network's on "
-        f"images. Torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}.\n"
+        f"images. Torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}."
     )
     title = " ".join(["# tools/demo", *sys.argv[1:]])
-    return "\n".join([title, "", *rows]) + "\n" + note
+    return [title, "", *table((*header, "once"), rows), "", note]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from fmshards.augment.custom import custom_view
-from fmshards.augment.draws import fresh_theta, view_reference, view_theta
+from fmshards.augment.draws import check_drawable, fresh_theta, view_reference, view_theta
 from fmshards.augment.features import LayerMove, move, replace
 from fmshards.augment.mirror import Mirror, parse_mirror
 from fmshards.augment.mirror_map import MirrorMap
@@ -28,6 +28,7 @@ __all__ = [
     "MirrorMap",
     "Recipe",
     "ResizedCrop",
+    "check_drawable",
     "compose",
     "crop_box",
     "custom_view",

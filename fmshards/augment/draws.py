@@ -38,6 +38,14 @@ def fresh_theta(
     return _thetas(recipe, hash64("fresh", seed), ids, epoch, flips, size)
 
 
+def check_drawable(recipe: Recipe, size: tuple[int, int], references: Sequence[str]) -> None:
+    """Raise InputError where thetas of this recipe cannot be drawn for base images of `size` (H, W).
+
+    references: what training starts from. A custom recipe has no theta to draw.
+    """
+    fresh_theta(recipe, 0, 0, [0], [False], size, references=references)
+
+
 def view_theta(
     recipe: Recipe, mirror: Mirror, seed: int, input_shard: str, keys: Sequence[str], views: int, size: tuple[int, int]
 ) -> npt.NDArray[np.float32]:

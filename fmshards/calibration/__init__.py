@@ -9,7 +9,7 @@ mirror_fit.py     the mapped mirror; least_squares.py: its normal equations
 
 from __future__ import annotations
 
-from fmshards.calibration.calibrate import LayerCalibration, calibrate, default_calibration
+from fmshards.calibration.calibrate import LayerCalibration, Stage, calibrate, default_calibration
 from fmshards.calibration.grid import cell_centres, measure_grid
 from fmshards.calibration.sensitive import Sensitive, parse_sensitive
 from fmshards.calibration.similarity import Comparison
@@ -18,6 +18,7 @@ __all__ = [
     "Comparison",
     "LayerCalibration",
     "Sensitive",
+    "Stage",
     "calibrate",
     "cell_centres",
     "default_calibration",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,23 +15,23 @@ from fmshards.augment import (
     Mirror,
     MirrorMap,
     Recipe,
+    check_drawable,
     move,
     render,
     view_reference,
     view_theta,
 )
-from fmshards.calibration.grid import Prefix, grid_passes, measure_grid
+from fmshards.calibration.grid import FeaturesOf, grid_passes, measure_grid
 from fmshards.calibration.mirror_fit import MirrorSample, unknowns_of
 from fmshards.calibration.sensitive import Sensitive
 from fmshards.calibration.similarity import Comparison
-from fmshards.codec import FeatureSpec, StepSample
-from fmshards.codec.zfp.channel_order import ChannelSample
+from fmshards.codec import FeatureSpec, Sample
 from fmshards.errors import InputError, ModelError
 from fmshards.model import Preprocess
 from fmshards.shards import Grid, Similarity
 
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much it is in all: here in images through the prefix."""
+Stage = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much it is in all."""
 
 _FIT_BYTES = 512 << 20  # features that the mirror maps are fitted on, all layers together, as float32
 _LEAST_FIT = 16  # samples, whatever they take
@@ -54,8 +54,6 @@ class LayerCalibration:
     fill: float32 [*shape], the feature of a blank image, on the CPU; None without places or a recipe.
     mirror_map, mirror_error: only where the mirror is mapped; the error in dB, on the part left out of the fit.
     nonnegative: no value below zero was seen: the cut follows a ReLU.
-    channels: what a channel order is chosen by; None where it was not asked for.
-    values: of the base features, what steps of channels are fitted on; None where none are asked for.
     """
 
     similarity: Similarity | None
@@ -65,13 +63,11 @@ class LayerCalibration:
     mirror_map: MirrorMap | None
     mirror_error: float | None
     nonnegative: bool
-    values: StepSample | None
-    channels: ChannelSample | None
 
 
 @torch.no_grad()
 def calibrate(
-    prefix: Prefix,
+    prefix: FeaturesOf,
     images: Sequence[Image.Image],
     preprocess: Preprocess,
     recipe: Recipe,
@@ -80,18 +76,16 @@ def calibrate(
     sensitive: Sensitive | None,
     specs: Specs,
     *,
-    steps: Collection[str] = (),
+    samples: Mapping[str, Sample] | None = None,
     batch: int = 64,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    ordered: Collection[str] = (),
-    progress: Progress | None = None,
+    stage: Stage | None = None,
 ) -> dict[str, LayerCalibration]:
     """Measure each layer of `specs` on `images`, the calibration sample.
 
     prefix: images float32 [B, 3, H, W] on `device` -> {layer: features [B, *shape]}, all layers in one pass.
-    sensitive: needed where views > 0. steps: the layers whose codecs need a step of each channel. ordered: those
-        of which a channel order may be wanted.
+    sensitive: needed where views > 0. samples: by layer, what codecs want to know; the base's features are added.
 
     Each image is moved once by a theta drawn as a view's is, from base and mirror in turn; the reference is what
     training will have (the flipped image's feature where the mirror is stored, the mapped one where it is mapped), so
@@ -99,7 +93,7 @@ def calibrate(
     a flip does whose mirror is stored, nothing is run: all channels are alike.
 
     Features are not kept, but for the fifth of the samples by which mirror maps are judged. Deterministic: it depends
-    on its arguments alone. progress: told after each pass as ("calibration", done, total), in images.
+    on its arguments alone. stage: told after each pass as ("calibration", done, total), in images through the prefix.
 
     Raises InputError for an empty sample, for views without sensitive channels, for a recipe that moves a feature
     without places where no views are stored, and for a custom recipe without whole views; ModelError where the prefix
@@ -110,10 +104,9 @@ def calibrate(
     followed = bool(recipe) and recipe.custom_text is None
     height, width = (int(side) for side in preprocess.base(images[0]).shape[1:])
     size = (height, width)
-    if followed:
-        _looks(recipe, mirror, seed, [0], size)  # refuses what cannot be drawn
+    check_drawable(recipe, size, ("base", "mirror") if with_mirror else ("base",))
     looks = followed and (_moves(recipe, mirror) or (with_mirror and mirror.way == "mapped"))
-    counted = _Counted(prefix, _work(len(images), size, recipe, mirror, specs, looks), progress)
+    counted = _Counted(prefix, _work(len(images), size, recipe, mirror, specs, looks), stage)
     run = _Run(counted, images, preprocess, max(1, batch), torch.device(device), size)
     fills, grids, maps = dict[str, torch.Tensor](), dict[str, Grid](), dict[str, tuple[MirrorMap, float]]()
     if recipe:
@@ -125,8 +118,6 @@ def calibrate(
         maps = _fit_mirrors(run, mirror, specs)
     comparisons = {name: Comparison.empty(spec) for name, spec in specs.items()}
     lowest, finite = dict.fromkeys(specs, float("inf")), dict.fromkeys(specs, True)
-    channels = {name: ChannelSample(specs[name], len(images)) for name in ordered}
-    values = {name: StepSample(specs[name]) for name in steps}
     for chosen in run.batches():
         theta, mirrored = _looks(recipe, mirror, seed, chosen, run.size) if looks else (None, None)
         x, shown = run.base_and_moved(chosen, theta)
@@ -134,10 +125,8 @@ def calibrate(
         for name in specs:
             lowest[name] = min(lowest[name], float(base[name].min()))
             finite[name] = finite[name] and bool(torch.isfinite(base[name]).all())
-            if name in channels:
-                channels[name].add(base[name], chosen)
-            if name in values:
-                values[name].add(base[name])
+        for name, sample in (samples or {}).items():
+            sample.add(base[name])
         if theta is None or mirrored is None or shown is None:
             continue
         reference = _references(run, base, x, mirrored, maps, specs)
@@ -157,8 +146,6 @@ def calibrate(
             mirror_map=maps[name][0] if name in maps else None,
             mirror_error=maps[name][1] if name in maps else None,
             nonnegative=lowest[name] >= 0,
-            channels=channels.get(name),
-            values=values.get(name),
         )
         for name in specs
     }
@@ -175,15 +162,15 @@ def default_calibration(samples: int | None) -> int:
 class _Counted:
     """The prefix, and how many images have been through it."""
 
-    def __init__(self, prefix: Prefix, total: int, progress: Progress | None) -> None:
-        self._prefix, self._total, self._progress = prefix, total, progress
+    def __init__(self, prefix: FeaturesOf, total: int, stage: Stage | None) -> None:
+        self._prefix, self._total, self._stage = prefix, total, stage
         self._done = 0
 
     def __call__(self, x: torch.Tensor) -> Mapping[str, torch.Tensor]:
         features = self._prefix(x)
         self._done += len(x)
-        if self._progress is not None:
-            self._progress("calibration", self._done, self._total)
+        if self._stage is not None:
+            self._stage("calibration", self._done, self._total)
         return features
 
 
@@ -203,7 +190,7 @@ def _work(images: int, size: tuple[int, int], recipe: Recipe, mirror: Mirror, sp
 class _Run:
     """The sample, and how batches of it are made. size: (H, W) of the base images."""
 
-    prefix: Prefix
+    prefix: FeaturesOf
     images: Sequence[Image.Image]
     preprocess: Preprocess
     batch: int

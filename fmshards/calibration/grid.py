@@ -21,7 +21,9 @@ from fmshards.augment.features.places import to_map
 from fmshards.codec import FeatureSpec
 from fmshards.shards import Grid
 
-Prefix = Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
+FeaturesOf = Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
+"""A prefix as it is run here: images [B, 3, H, W] to the features [B, *shape] of each layer, by its name."""
+
 Floats = npt.NDArray[np.float64]
 
 _COLUMNS = 16  # disturbed columns on each axis, spread over the middle half of the image
@@ -45,7 +47,7 @@ def grid_passes(size: tuple[int, int]) -> int:
 
 
 def measure_grid(
-    prefix: Prefix, images: torch.Tensor, specs: Mapping[str, FeatureSpec], seed: int = 0
+    prefix: FeaturesOf, images: torch.Tensor, specs: Mapping[str, FeatureSpec], seed: int = 0
 ) -> dict[str, Grid]:
     """The grid of each layer with places; images float32 [n, 3, H, W] as the prefix takes them (8 are enough).
 
@@ -62,7 +64,7 @@ def measure_grid(
 
 
 def _measure_axis(
-    prefix: Prefix,
+    prefix: FeaturesOf,
     images: torch.Tensor,
     still: Mapping[str, torch.Tensor],
     specs: Mapping[str, FeatureSpec],

@@ -12,9 +12,10 @@ from fmshards.units import bytes_text
 @click.argument("model")
 @weights_option
 @click.option("--size", default=224, show_default=True, help="height and width of the example image")
+@click.option("--rate", help="also the bytes at this rate: bits a value, int4, int4-channel, fp16 ...")
 @click.option("--all", "everything", is_flag=True, help="also the cuts that are no module's output")
 @json_option
-def command(model: str, weights: str | None, size: int, everything: bool, as_json: bool) -> None:
+def command(model: str, weights: str | None, size: int, rate: str | None, everything: bool, as_json: bool) -> None:
     """List every point of MODEL where exactly one tensor is alive, the sensible ones first.
 
     MODEL is torchvision:NAME, timm:NAME, package.module:factory or path/to/file.py:factory.
@@ -22,17 +23,16 @@ def command(model: str, weights: str | None, size: int, everything: bool, as_jso
     import warnings
     from dataclasses import asdict
 
-    import torch
-
-    from fmshards.model import cuts, load_model
+    from fmshards.model import blank_image, cuts, load_model, row_bytes
 
     with warnings.catch_warnings():
         # Where a model can be cut does not depend on its weights.
         warnings.simplefilter("ignore", UserWarning)
         network = load_model(model, weights)
-    found = cuts(network, torch.zeros(1, 3, size, size))
+    found = cuts(network, blank_image(network, (size, size)))
+    sizes = {} if rate is None else {c.name: row_bytes(c, rate) for c in found}
     if as_json:
-        print_json([asdict(c) for c in found])
+        print_json([{**asdict(c), **({"row_bytes": sizes[c.name]} if sizes else {})} for c in found])
         return
     shown = [c for c in found if everything or c.module is not None] or found
     total = shown[0].flops_before + shown[0].flops_after
@@ -44,11 +44,13 @@ def command(model: str, weights: str | None, size: int, everything: bool, as_jso
                 cut.kind,
                 "x".join(map(str, cut.shape)),
                 bytes_text(cut.bytes),
+                *([bytes_text(sizes[cut.name])] if sizes else []),
                 f"{100 * cut.flops_before / max(total, 1):.1f}%",
-                "; ".join(cut.warnings),
+                "; ".join(cut.warnings) or (cut.problem or ""),
             ]
         )
-    table(rows, ["cut", "kind", "shape", "bytes", "FLOPs before", "notes"])
+    at_rate = [f"bytes at {rate}"] if sizes else []
+    table(rows, ["cut", "kind", "shape", "bytes", *at_rate, "FLOPs before", "notes"])
     hidden = len(found) - len(shown)
     if hidden:
         click.echo(f"({hidden} more cuts between modules: --all)")

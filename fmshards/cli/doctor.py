@@ -16,9 +16,9 @@ def command(as_json: bool) -> None:
 
     The exit code is 1 where its rows or features are not those of zfpy: report that as a bug.
     """
-    from fmshards.codec.report import report
+    from fmshards.codec.report import doctor
 
-    found = report()
+    found = doctor()
     if as_json:
         print_json(found)
         sys.exit(0 if found["equal"] else 1)

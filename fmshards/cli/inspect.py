@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -19,52 +21,56 @@ def command(url: str, sample: int | None, as_json: bool) -> None:
     if sample is not None:
         _sample(url, sample, as_json)
         return
-    from fmshards.shards import read_manifest
-    from fmshards.shards.describe import describe
+    from fmshards.shards.describe import inspect
 
-    found = describe(read_manifest(url))
+    found = inspect(url)
     if as_json:
         print_json({"set": url, **found})
         return
-    identity, options = found["identity"], found["options"]
-    click.echo(
-        f"{url}: {found['samples']} samples in {found['shards']} shards a layer, {bytes_text(found['bytes'])}, "
-        f"chunks of {found['chunk']}, each holding {', '.join(found['members'])}"
-    )
-    rows = []
-    for layer in found["layers"]:
-        error = layer["error"]
-        rows.append(
-            [
-                layer["name"],
-                layer["kind"],
-                "x".join(map(str, layer["shape"])),
-                f"{layer['codec']} {layer['rate']:.3g}" + (f" + {layer['filter']}" if layer["filter"] else ""),
-                str(layer["row_bytes"]),
-                f"{layer['bytes_a_sample']:.0f}",
-                f"{layer['fp32_bytes']}",
-                _db(error and error["db"], error),
-                _db(error and error["worst_channel_db"], error),
-                _db(layer["mirror_error_db"], layer["mirror_error_db"]),
-            ]
-        )
-    header = [
-        "layer",
-        "kind",
-        "shape",
-        "codec, bits",
-        "row",
-        "bytes a sample",
-        "fp32",
-        "error dB",
-        "worst",
-        "mirror dB",
-    ]
-    table(rows, header)
-    for title, values in (("identity", identity), ("options", options), ("provenance", found["provenance"])):
+    _summary(url, found)
+    header = ["layer", "kind", "shape", "codec, bits", "row", "bytes a sample", "fp32", "error dB", "worst channel dB"]
+    table([_layer_row(layer) for layer in found["layers"]], [*header, "mapped mirror dB"])
+    for title in ("identity", "options", "provenance"):
         click.echo(f"{title}:")
-        for key, value in sorted(values.items()):
+        for key, value in _flat(found[title]):
             click.echo(f"  {key}: {_short(value)}")
+
+
+def _summary(url: str, found: dict[str, Any]) -> None:
+    holds = f"chunks of {found['chunk']}, each holding {', '.join(found['members'])}"
+    shards = _count(found["shards"], "shard")
+    if found["whole"]:
+        size = bytes_text(found["bytes"])
+        click.echo(f"{url}: {found['samples']} samples in {shards} a layer, {size}, {holds}")
+        return
+    click.echo(f"{url}: unfinished, {shards} a layer, {holds}")
+    missing = [f"{count} of {shards} of {layer}" for layer, count in found["missing"].items() if count]
+    click.echo(f"missing: {', '.join(missing) or 'nothing but manifest.json'}; the same extract goes on with it")
+
+
+def _layer_row(layer: dict[str, Any]) -> list[str]:
+    error, size = layer["error"], layer["bytes_a_sample"]
+    return [
+        layer["name"],
+        layer["kind"],
+        "x".join(map(str, layer["shape"])),
+        f"{layer['codec']} {layer['rate']:.3g}" + (f" + {layer['filter']}" if layer["filter"] else ""),
+        str(layer["row_bytes"]),
+        "" if size is None else f"{size:.0f}",
+        f"{layer['fp32_bytes']}",
+        _db(error and error["db"], error),
+        _db(error and error["worst_channel_db"], error),
+        _db(layer["mirror_error_db"], layer["mirror_error_db"]),
+    ]
+
+
+def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested objects as "outer.inner" and their values, sorted."""
+    for key, value in sorted(values.items()):
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
 
 
 def _sample(url: str, index: int, as_json: bool) -> None:
@@ -109,6 +115,11 @@ def _db(value: float | None, known: object) -> str:
     return "exact" if known else ""
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _short(value: Any) -> str:
-    text = str(value)
+    # Nobody compares 64 digits by eye; --json has them.
+    text = re.sub(r"\b([0-9a-f]{16})[0-9a-f]{48}\b", r"\1...", str(value))
     return text if len(text) <= 200 else text[:197] + "..."

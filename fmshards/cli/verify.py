@@ -7,6 +7,7 @@ import sys
 import click
 
 from fmshards.cli.options import MODEL_HELP, json_option, print_json, weights_option
+from fmshards.errors import FmshardsError
 from fmshards.units import bytes_text
 
 
@@ -27,27 +28,26 @@ def command(
     """
     from fmshards.extraction import verify
 
-    report = verify(url, model, weights=weights, source=source, device=device)
-    ok = not report.problems
+    try:
+        report = verify(url, model, weights=weights, source=source, device=device)
+    except FmshardsError as error:
+        if not as_json:
+            raise
+        # What could not be checked is not well either, and who reads JSON gets JSON.
+        unknown = dict.fromkeys(("samples", "shards", "bytes", "recomputed"))
+        print_json({"set": url, "ok": False, **unknown, "problems": [str(error)]})
+        sys.exit(1)
+    problems = [str(problem) for problem in report.problems]
     if as_json:
-        print_json(
-            {
-                "set": url,
-                "ok": ok,
-                "samples": report.samples,
-                "shards": report.shards,
-                "bytes": report.bytes,
-                "recomputed": report.recomputed,
-                "problems": list(report.problems),
-            }
-        )
+        counts = {name: getattr(report, name) for name in ("samples", "shards", "bytes", "recomputed")}
+        print_json({"set": url, "ok": not problems, **counts, "problems": problems})
     else:
-        for problem in report.problems:
+        for problem in problems:
             click.echo(f"bad: {problem}", err=True)
-        if ok:
+        if not problems:
             again = f", identity matches, {report.recomputed} samples computed again" if model else ""
             click.echo(
                 f"{url}: {report.samples} samples in {report.shards} shards, {bytes_text(report.bytes)}, all bytes "
                 f"as written{again}"
             )
-    sys.exit(0 if ok else 1)
+    sys.exit(1 if problems else 0)

@@ -8,19 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fmshards.codec.feature import FeatureSpec
-from fmshards.codec.zfp.layout import channel_of_value
 from fmshards.errors import CodecError
 
 if TYPE_CHECKING:
     import torch
-
-_SLAB_VALUES = 1 << 19  # 2 MB of float32: large enough that a call costs nothing, small enough to stay in a cache
-
-
-def slabs(n: int, values: int) -> list[tuple[int, int]]:
-    """Ranges of whole samples, of about 2 MB of float32 each, that cover n samples."""
-    step = max(1, _SLAB_VALUES // values)
-    return [(a, min(a + step, n)) for a in range(0, n, step)]
 
 
 def check_batch(x: Any, spec: FeatureSpec) -> None:
@@ -37,7 +28,7 @@ def float32_slab(x: Any, first: int, last: int, spec: FeatureSpec) -> npt.NDArra
     """Samples first to last as contiguous float32 [n, values].
 
     Raises CodecError, naming the sample in the batch and the channel, where a value is not finite, or is not in
-    float32.
+    float32, and where of a sample that is not all zeros nothing is left in float32.
     """
     part = x[first:last]
     if not isinstance(part, np.ndarray):
@@ -50,7 +41,30 @@ def float32_slab(x: Any, first: int, last: int, spec: FeatureSpec) -> npt.NDArra
         # One pass at memory speed. A sum of squares of finite values may overflow too: then look closely.
         if not np.isfinite(np.dot(line, line)):
             _refuse_nonfinite(flat, given, first, spec)
+    if given.dtype == np.float64:
+        values = given.reshape(flat.shape)
+        lost = np.flatnonzero(values.any(1) & ~flat.any(1))
+        if len(lost):
+            raise vanished(spec, first + int(lost[0]), values[lost[0]], "float32; scale the feature")
     return flat
+
+
+def refused(spec: FeatureSpec, sample: int, value: int, why: str, found: Any = None) -> CodecError:
+    """The error for a value that cannot be encoded: its sample in the batch, and its number in the sample.
+
+    found: the value, where it says something.
+    """
+    what = "" if found is None else f"{found} "
+    return CodecError(f"cannot encode: {what}in sample {sample} of the batch, channel {spec.channel_of(value)}, {why}")
+
+
+def vanished(spec: FeatureSpec, sample: int, values: npt.NDArray[Any], dtype: str) -> CodecError:
+    """The error for a sample, values [values], that is not all zeros but would be. dtype: as what; and what to do."""
+    value = int(np.abs(values).argmax())
+    return CodecError(
+        f"cannot encode: all of sample {sample} of the batch would become zeros: its largest value, {values[value]} in "
+        f"channel {spec.channel_of(value)}, is too small for {dtype}"
+    )
 
 
 def _refuse_nonfinite(flat: npt.NDArray[np.float32], given: npt.NDArray[Any], first: int, spec: FeatureSpec) -> None:
@@ -60,10 +74,7 @@ def _refuse_nonfinite(flat: npt.NDArray[np.float32], given: npt.NDArray[Any], fi
     sample, value = (int(i) for i in bad[0])
     found = given.reshape(flat.shape)[sample, value]
     why = "is too large for float32" if np.isfinite(found) else "is not finite"
-    raise CodecError(
-        f"cannot encode: {float(found)} in sample {first + sample} of the batch, channel "
-        f"{channel_of_value(spec, value)}, {why} ({len(bad)} such values)"
-    )
+    raise refused(spec, first + sample, value, f"{why} ({len(bad)} such values)", float(found))
 
 
 def check_rows(rows: Any, row_bytes: int) -> npt.NDArray[np.uint8]:
@@ -88,13 +99,3 @@ def output(
     if tuple(out.shape) != shape or not out.is_floating_point():
         raise CodecError(f"expected out to be floating-point {list(shape)}, found {out.dtype} {list(out.shape)}")
     return out.detach()
-
-
-def as_array(out: torch.Tensor) -> npt.NDArray[Any] | None:
-    """The memory of a tensor on the CPU, with its strides; bfloat16, which numpy lacks, as int16. None elsewhere."""
-    import torch
-
-    if out.device.type != "cpu":
-        return None
-    array: npt.NDArray[Any] = (out.view(torch.int16) if out.dtype == torch.bfloat16 else out).numpy()
-    return array

@@ -57,6 +57,11 @@ class FeatureSpec:
             return self.shape[0], self.shape[1]
         return self.grid
 
+    def channel_of(self, value: int) -> int:
+        """The channel of a sample's value, counted in the sample's own order."""
+        below = math.prod(self.shape[self.channel_axis + 1 :])
+        return value // below % self.channels
+
     def select(self, n_channels: int) -> FeatureSpec:
         """The same feature with `n_channels` channels."""
         shape = list(self.shape)

@@ -10,7 +10,8 @@ from functools import lru_cache
 
 import torch
 
-from fmshards.codec.rates import Codec, codec_from_config
+from fmshards.codec.base import Codec
+from fmshards.codec.rates import codec_from_config
 
 
 class Decode:

@@ -22,7 +22,7 @@ _PACKAGES = ("fmshards", "torch", "numba", "llvmlite", "numpy", "zfpy", "triton"
 _SPEC, _SAMPLES, _ROUNDS = FeatureSpec("map", (64, 16, 16)), 64, 5
 
 
-def report() -> dict[str, Any]:
+def doctor() -> dict[str, Any]:
     """The engine, why it was chosen, where compiled kernels are, and speeds of one thread, as plain JSON.
 
     cuda: which engine decodes rows that are on a CUDA device, None where there is no device.

@@ -42,6 +42,8 @@ Stage = Callable[[str, int, int], None]
 def find_plan(out: str) -> tuple[Plan | None, Manifest | None]:
     """The plan and the manifest at `out`, None for what is not there. Raises FormatError for what cannot be read."""
     manifest = read_manifest(out) if store.exists(store.join(out, MANIFEST)) else None
+    if manifest is not None:
+        write_plan(out, manifest.plan)  # one that was lost
     if store.exists(store.join(out, PLAN)):
         return read_plan(out), manifest
     return (manifest.plan if manifest else None), manifest

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from fmshards.calibration import LayerCalibration, calibrate
-from fmshards.calibration.calibrate import Progress
-from fmshards.codec import Codec, FeatureSpec, channel_bits, codec_for, fit_steps
+from fmshards.calibration import LayerCalibration, Stage, calibrate
+from fmshards.codec import Codec, Sample, fit, sample_for, samples_wanted
 from fmshards.errors import InputError, ModelError
 from fmshards.extraction.calibration_images import calibration_images, head
 from fmshards.extraction.decode import Decoder
@@ -25,14 +23,13 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 CHUNK_BYTES = 4 << 20
 _LOOK = 16  # samples looked at where there is no recipe to calibrate for
-_LOOK_FOR_ORDER = 64  # the same, where a channel order may be stored
 _EXACT_DB = -300.0  # stands for a mapped mirror without any error: JSON has no infinity
 
 
-def draft_plan(request: Request, progress: Progress | None = None) -> tuple[Plan, Arrays]:
+def draft_plan(request: Request, stage: Stage | None = None) -> tuple[Plan, Arrays]:
     """The plan of a new set, without its calibration entry, and the calibration's arrays ("layer2/fill").
 
-    Reads the calibration sample, and runs the prefix on it; progress is told how far this is. Raises what reading, the
+    Reads the calibration sample, and runs the prefix on it; stage is told how far this is. Raises what reading, the
     model and calibration raise.
     """
     base = _first_base(request)
@@ -42,6 +39,9 @@ def draft_plan(request: Request, progress: Progress | None = None) -> tuple[Plan
     found = _cuts(request, example)
     prefix = _named_prefix(request, found, example)
     dtypes = _check_features(prefix, example, found)
+    options = request.options
+    wanted = {n: sample_for(options.layers[n], cut.spec, options.order, len(images)) for n, cut in found.items()}
+    samples = {name: sample for name, sample in wanted.items() if sample is not None}
     measured = calibrate(
         prefix,
         images,
@@ -51,15 +51,17 @@ def draft_plan(request: Request, progress: Progress | None = None) -> tuple[Plan
         request.options.views,
         request.sensitive,
         {name: cut.spec for name, cut in found.items()},
-        steps=request.stepped,
+        samples=samples,
         batch=request.batch,
         seed=request.options.seed,
         device=request.device,
-        ordered=request.ordered,
-        progress=progress,
+        stage=stage,
     )
-    codecs = {name: _codec(request, name, cut.spec, measured[name], None) for name, cut in found.items()}
-    layers = tuple(_layer(request, name, found[name], codecs[name], measured[name], dtypes[name]) for name in found)
+    codecs = {n: fit(options.layers[n], cut.spec, samples.get(n), None, options.filter) for n, cut in found.items()}
+    layers = tuple(
+        _layer(request, name, found[name], codecs[name], samples.get(name), measured[name], dtypes[name])
+        for name in found
+    )
     mirrored = request.recipe.flips and request.mirror.way != "none"
     stored = ("mirror",) if mirrored and request.mirror.way == "stored" else ()
     plan = Plan(
@@ -70,7 +72,7 @@ def draft_plan(request: Request, progress: Progress | None = None) -> tuple[Plan
             "model": request.model_text,
             "weights": request.options.weights,
             "source": request.source_text,
-            "probe": request.identities.probe(list(found), size),
+            "probe": request.identities.probe(list(found), size, int(base.shape[0])),
             "parts": {name: request.identities.parts(name) for name in found},
         },
         inputs=request.source.inputs,
@@ -94,10 +96,11 @@ def chunk_length(largest_row: int) -> int:
 
 
 def _wanted(request: Request) -> int:
-    """Samples to calibrate on: without a recipe, or steps to fit, a few do."""
-    if request.recipe or request.stepped:
+    """Samples to calibrate on: without a recipe, or a codec that asks for more, a few do."""
+    asked = [samples_wanted(rate, request.options.order) for rate in request.options.layers.values()]
+    if request.recipe or None in asked:
         return request.calibration
-    return min(request.calibration, _LOOK_FOR_ORDER if request.ordered else _LOOK)
+    return min(request.calibration, max(_LOOK, *(count or 0 for count in asked)))
 
 
 def _first_base(request: Request) -> torch.Tensor:
@@ -145,28 +148,18 @@ def _check_features(prefix: Prefix, example: torch.Tensor, found: Mapping[str, C
     return dtypes
 
 
-def _codec(
+def _layer(
     request: Request,
     name: str,
-    spec: FeatureSpec,
+    cut: Cut,
+    codec: Codec,
+    sample: Sample | None,
     measured: LayerCalibration,
-    channels: Sequence[int] | None,
-) -> Codec:
-    """The codec of a layer's rate for its feature, or for these channels of it; its order and steps as calibrated."""
-    rate = request.options.layers[name]
-    order, steps, bits = None, None, channel_bits(rate)
-    if measured.channels is not None:
-        order = measured.channels.order(partial(codec_for, rate), channels)
-    if bits and measured.values is not None:
-        values = measured.values if channels is None else measured.values.select(tuple(channels))
-        steps = fit_steps(values, bits, request.options.filter is not None)
-    return codec_for(rate, spec, order, steps, request.options.filter)
-
-
-def _layer(request: Request, name: str, cut: Cut, codec: Codec, measured: LayerCalibration, dtype: str) -> LayerPlan:
-    view = None
-    if request.options.views and measured.sensitive:
-        view = _codec(request, name, cut.spec.select(len(measured.sensitive)), measured, measured.sensitive)
+    dtype: str,
+) -> LayerPlan:
+    options, view, sensitive = request.options, None, measured.sensitive
+    if options.views and sensitive:
+        view = fit(options.layers[name], cut.spec.select(len(sensitive)), sample, sensitive, options.filter)
     return LayerPlan(
         name=name,
         cut=cut.name,

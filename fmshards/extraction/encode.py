@@ -119,7 +119,7 @@ class _LayerSink:
     def encode(self, features: Mapping[str, torch.Tensor], keys: list[str], pool: Executor | None) -> None:
         """Encode a batch. Raises CodecError that names the stream and the key."""
         for stream in self._streams:
-            x = features[stream.name].to("cpu", torch.float32).contiguous()
+            x = features[stream.name].cpu().contiguous()
             try:
                 rows = encode_rows(stream.codec, x, pool)
             except CodecError:
@@ -162,25 +162,36 @@ class ErrorSums:
         self._energy = np.zeros(codec.spec.channels)
 
     def add(self, rows: Rows, x: torch.Tensor) -> None:
-        """`rows` are the encoded `x` [B, *shape] float32."""
+        """`rows` are the encoded `x` [B, *shape]."""
         n = min(len(rows), self._left)
         if not n:
             return
         self._left -= n
         self._samples += n
-        x = x[:n]
+        x = x[:n] if x.dtype == torch.float64 else x[:n].float()
         axes = [axis for axis in range(x.ndim) if axis != self._codec.spec.channel_axis + 1]
-        # Squares of float32 in float32; sums over one batch in float32 are good to six digits, over batches in float64.
-        self._error += (self._codec.decode(rows[:n]) - x).square_().sum(axes).double().numpy()
-        self._energy += x.square().sum(axes).double().numpy()
+        self._error += _squares((self._codec.decode(rows[:n], dtype=x.dtype) - x), axes)
+        self._energy += _squares(x, axes)
 
     def stats(self) -> dict[str, Any]:
         """What a shard's index holds."""
         return {"samples": self._samples, "error": self._error.tolist(), "energy": self._energy.tolist()}
 
 
+def _squares(x: torch.Tensor, axes: list[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The sums of squares over axes, float64, however small or large the values are.
+
+    Squares of float32 are beyond its range at either end, so values are first brought near 1, by a power of two for
+    each sum, which rounds nothing. Sums over one batch in float32 are good to six digits.
+    """
+    exponent = torch.frexp(x.abs().amax(axes, keepdim=True)).exponent.clamp(-100, 100)
+    factor = torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), -exponent)
+    sums = (x * factor.to(x.dtype)).square_().sum(axes, keepdim=True).double() / factor.square()
+    return sums.reshape(-1).numpy()
+
+
 def encode_rows(codec: Codec, x: torch.Tensor, pool: Executor | None) -> Rows:
-    """float32 [B, *shape] -> uint8 [B, row_bytes]; with a pool, in parts: rows do not depend on each other."""
+    """Floating-point [B, *shape] -> uint8 [B, row_bytes]; with a pool, in parts: rows do not depend on each other."""
     if pool is None or len(x) < 2 * _PART:
         return codec.encode(x)
     parts = [x[start : start + _PART] for start in range(0, len(x), _PART)]

@@ -14,7 +14,6 @@ from torch import nn
 
 from fmshards.augment import Mirror, Recipe, parse_mirror, parse_recipe
 from fmshards.calibration import Sensitive, default_calibration, parse_sensitive
-from fmshards.codec import channel_bits, codec_name
 from fmshards.errors import InputError
 from fmshards.extraction.calibration_images import sample_count
 from fmshards.extraction.decode import Decoder, Kept, Views
@@ -92,17 +91,6 @@ class Request:
     def kept(self) -> Kept:
         """The fields that travel."""
         return Kept(self.options.fields, self.options.drop_fields)
-
-    @cached_property
-    def stepped(self) -> frozenset[str]:
-        """The layers whose codec needs a step of each channel."""
-        return frozenset(name for name, rate in self.options.layers.items() if channel_bits(rate))
-
-    @cached_property
-    def ordered(self) -> frozenset[str]:
-        """The layers whose channels may get an order: those of zfp."""
-        rates = self.options.layers
-        return frozenset(n for n in rates if codec_name(rates[n]) == "zfp" and self.options.order == "auto")
 
     @cached_property
     def identities(self) -> Identities:

@@ -91,7 +91,7 @@ def _differences(
     where: str,
 ) -> Iterator[str]:
     at, row = divmod(row, plan.chunk)
-    streams = plan.streams(layer)
+    streams = [stream for stream in plan.streams(layer) if stream.name in features]
     place = layer_url(url, layer, f"{plan.inputs[shard].name}.tar")
     chunk = read_chunk(place, index, at, [stream.member for stream in streams])
     key = batch.keys[0]

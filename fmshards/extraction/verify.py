@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from itertools import accumulate
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from fmshards.errors import FormatError, InputError, MismatchError
-from fmshards.extraction.batches import RawBatch
-from fmshards.extraction.decode import Decoder
-from fmshards.extraction.forward import run_prefix
+from fmshards.augment import Mirror, Recipe
+from fmshards.errors import InputError
+from fmshards.extraction.decode import Decoder, Kept, Views
+from fmshards.extraction.forward import PRECISIONS, Forward
+from fmshards.extraction.samples import SAMPLES, sample_differences
+from fmshards.extraction.soundness import set_problems
 from fmshards.extraction.sources import Source, open_source
-from fmshards.model import blank_image, identity_differences, load_on, multi_prefix, parse_preprocess
-from fmshards.shards import (
-    LayerPlan,
-    Manifest,
-    Plan,
-    check_index,
-    layer_url,
-    read_calibration,
-    read_chunk,
-    read_index,
-    read_manifest,
-    verify_shard,
-)
+from fmshards.model import Preprocess, blank_image, identity_differences, load_on, multi_prefix, parse_preprocess
+from fmshards.shards import Manifest, Plan, layer_url, read_index, read_manifest
 
-SAMPLES = 8
-
-# Between two computations of one feature: what another batch, thread count or device does to float32, by far; and
-# what the other rounding may do to a code on the edge of a block's exponent.
-_FLOAT_NOISE = 1e-6
-_CODE_NOISE = 2.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was checked, and what is wrong: one line a problem, the first bad byte range of a shard in it."""
+    """What was checked, and what is wrong: one line a fault, with a shard's first bad byte range and what mends it."""
 
     samples: int
     shards: int
@@ -60,28 +46,30 @@ def verify(
 ) -> Report:
     """Read the set at `url` from the first byte to the last.
 
-    Checked are all checksums, digests, counts and the order of members, and that layers agree about their samples.
-    With `model`, its weights before each cut must be those that wrote the set, and 8 samples spread over the set are
-    computed again from the images: each must be what is stored, to within the codec's error. `source` and
-    `preprocess` are needed where the plan cannot name them: a data set or a function from Python; `source` also where
-    the images have moved.
+    Everything is opened as a reader opens it: the plan, which must be the manifest's, the recipe, the calibration's
+    arrays, and every shard, with all checksums, digests, counts, the order of members, their rows and their fields.
+    Layers must hold the same samples. All faults are told, each with what mends it.
+
+    With `model`, it must be the one that wrote the set, and 8 samples spread over the set are computed again from the
+    images: each must be what is stored, fields and all, features to within the codec's error. `source` and `preprocess`
+    are needed where the plan cannot name them: a data set or a function from Python; `source` also where the images
+    have moved.
 
     Raises FormatError where there is no whole set, StoreError, ModelError, and InputError where the images cannot be
     read. What is wrong with the set itself is in the report.
     """
     manifest = read_manifest(url)
-    problems = list(_shards(url, manifest))
+    problems = list(set_problems(url, manifest))
     recomputed = 0
     if model is not None:
         loaded, place = load_on(model, weights, device)
-        wrong = _identity(manifest.plan, loaded)
-        problems += wrong
+        problems += _identity(manifest.plan, loaded)
         if not problems:
             found = source_of(manifest.plan, source)
             name = model if isinstance(model, str) else None
-            text = manifest.plan.identity["preprocess"] if preprocess is None else preprocess
-            decoder = Decoder(found, parse_preprocess(text, model=loaded, name=name), manifest.plan.base_size)
-            recomputed, wrong = _recompute(url, manifest, loaded, decoder, place)
+            text = _said(manifest.plan, "preprocess") if preprocess is None else preprocess
+            read = parse_preprocess(text, model=loaded, name=name)
+            recomputed, wrong = _recompute(url, manifest, loaded, found, read, place)
             problems += wrong
     entries = [entry for shards in manifest.shards.values() for entry in shards]
     return Report(manifest.samples, len(entries), sum(e.bytes for e in entries), recomputed, tuple(problems))
@@ -93,18 +81,20 @@ def source_of(plan: Plan, source: Any = None) -> Source:
     if source is None:
         if options.get("source") == "webdataset":
             source = [shard.url for shard in plan.inputs]
+        elif options.get("source") == "folder" and isinstance(plan.provenance.get("source"), str):
+            source = plan.provenance["source"]
         elif options.get("source") == "folder":
-            source = plan.provenance.get("source")
+            raise InputError("the plan does not say in which folder the images were: give it as source=")
         else:
             raise InputError("the set was extracted from a data set in Python: give it as source=, to compute again")
     folder = options.get("source") != "webdataset"
     found = open_source(
         source,
-        shard_size=options.get("shard_size") if folder else None,
-        image_field=options.get("image_field"),
-        seed=plan.identity.get("seed", 0),
+        shard_size=_optional(options, "shard_size", int) if folder else None,
+        image_field=_optional(options, "image_field", str),
+        seed=_optional(plan.identity, "seed", int) or 0,
         classes=plan.classes if options.get("source") == "folder" else None,
-        orientation=options.get("orientation", "ignore"),
+        orientation=_optional(options, "orientation", str) or "ignore",
     )
     ours, theirs = ([(i.bytes, i.samples, i.digest) for i in inputs] for inputs in (found.inputs, plan.inputs))
     if ours != theirs:
@@ -115,26 +105,6 @@ def source_of(plan: Plan, source: Any = None) -> Source:
     return found
 
 
-def _shards(url: str, manifest: Manifest) -> Iterator[str]:
-    plan = manifest.plan
-    try:
-        read_calibration(url, plan)
-    except FormatError as error:
-        yield str(error)
-    for layer in plan.layers:
-        codecs = plan.layer_members(layer.name)
-        for entry in manifest.shards[layer.name]:
-            place = layer_url(url, layer.name, entry.name)
-            problem = verify_shard(place, entry, codecs)
-            if problem is not None:
-                yield f"{place}: {problem}"
-                continue
-            try:
-                check_index(read_index(place, entry), plan, layer.name, place)
-            except (FormatError, MismatchError) as error:
-                yield str(error)
-
-
 def _identity(plan: Plan, model: nn.Module) -> list[str]:
     layers = [(layer.name, layer.cut) for layer in plan.layers]
     return identity_differences(
@@ -143,64 +113,56 @@ def _identity(plan: Plan, model: nn.Module) -> list[str]:
 
 
 def _recompute(
-    url: str, manifest: Manifest, model: nn.Module, decoder: Decoder, device: torch.device
+    url: str, manifest: Manifest, model: nn.Module, found: Source, preprocess: Preprocess, where: torch.device
 ) -> tuple[int, list[str]]:
+    """How many samples were computed again, and what differs."""
     plan = manifest.plan
+    recipe, seed = Recipe.from_json(plan.recipe), _optional(plan.identity, "seed", int) or 0
+    # What a custom recipe did to the images, nobody can say here: its views are not computed again.
+    rendered = plan.views and recipe.custom_text is None
+    views = Views(recipe, Mirror.from_json(plan.mirror), plan.views, seed) if rendered else None
+    fields, dropped = plan.options.get("fields"), plan.options.get("drop_fields")
+    decoder = Decoder(found, preprocess, plan.base_size, views, Kept(_names(fields), _names(dropped) or ()))
     prefix = multi_prefix(model, [layer.cut for layer in plan.layers], blank_image(model, plan.base_size))
-    problems = []
-    places = list(_places(manifest))
-    for shard, row in places:
-        with closing(decoder.source.items(shard)) as items:
-            item = next(islice(items, row, None), None)
-        if item is None:
-            raise InputError(f"{plan.inputs[shard].url}: has no sample {row}; the input has changed")
-        batch = decoder(RawBatch(shard, [item], last=False))
-        features = run_prefix(prefix, batch.base, device, plan.identity["dtype"])
-        for layer in plan.layers:
-            key, stored = _stored(url, manifest, layer, shard, row)
-            where = f"layer {layer.name}, sample {row} of shard {plan.inputs[shard].name}"
-            if key != batch.keys[0]:
-                problems.append(f"{where}: its key is {key!r}, the input's {batch.keys[0]!r}")
-                continue
-            difference = _difference(layer, plan, features[layer.cut].float().cpu(), stored)
-            if difference is not None:
-                problems.append(f"{where} ({key!r}): {difference}")
-    return len(places), problems
+    forward = Forward(prefix, plan, where, _said(plan, "dtype", *PRECISIONS))
+    indices = {
+        shard: {
+            layer.name: read_index(layer_url(url, layer.name, entry.name), entry)
+            for layer in plan.layers
+            for entry in [manifest.shards[layer.name][shard]]
+        }
+        for shard in sorted(set(_shards_of_samples(manifest)))
+    }
+    return min(SAMPLES, manifest.samples), sample_differences(url, plan, indices, decoder, forward)
 
 
-def _places(manifest: Manifest) -> Iterator[tuple[int, int]]:
-    """(input shard, row) of up to 8 samples, evenly over the set."""
-    counts = [entry.samples for entry in manifest.shards[manifest.plan.layers[0].name]]
+def _names(value: Any) -> tuple[str, ...] | None:
+    return tuple(map(str, value)) if isinstance(value, list) else None
+
+
+def _shards_of_samples(manifest: Manifest) -> Iterator[int]:
+    """The input shards of up to 8 samples, evenly over the set."""
+    ends = list(accumulate(entry.samples for entry in manifest.shards[manifest.plan.layers[0].name]))
     wanted = min(SAMPLES, manifest.samples)
     for i in range(wanted):
-        row = (2 * i + 1) * manifest.samples // (2 * wanted)
-        for shard, count in enumerate(counts):
-            if row < count:
-                yield shard, row
-                break
-            row -= count
+        yield bisect_right(ends, (2 * i + 1) * manifest.samples // (2 * wanted))
 
 
-def _stored(url: str, manifest: Manifest, layer: LayerPlan, shard: int, row: int) -> tuple[str, torch.Tensor]:
-    """Key and base feature, float32 [1, *shape], of a stored sample."""
-    entry = manifest.shards[layer.name][shard]
-    place = layer_url(url, layer.name, entry.name)
-    chunk, row = divmod(row, manifest.plan.chunk)
-    base = manifest.plan.streams(layer.name)[0]
-    found = read_chunk(place, read_index(place, entry), chunk, [base.member])
-    return found.keys[row], base.codec.decode(base.codec.rows(found.members[base.member], found.n)[row : row + 1])
+def _said(plan: Plan, name: str, *known: str) -> str:
+    """A text of the plan's identity. Raises InputError where it is not there, or not one of those known."""
+    value = plan.identity.get(name)
+    if not isinstance(value, str) or (known and value not in known):
+        among = f"one of {', '.join(known)}" if known else "text"
+        raise InputError(
+            f"the plan's identity has {str(value)[:60]!r} as its {name}, expected {among}: no sample can be computed "
+            "again; extract the set again"
+        )
+    return value
 
 
-def _difference(layer: LayerPlan, plan: Plan, x: torch.Tensor, stored: torch.Tensor) -> str | None:
-    codec = layer.base_codec
-    energy = float(x.double().square().sum())
-    own = float((codec.decode(codec.encode(x)) - x).double().square().sum())
-    noise = _FLOAT_NOISE if plan.identity["dtype"] == "float32" else 1e-3
-    found = float((stored - x).double().square().sum())
-    allowed = _CODE_NOISE * own + noise * energy
-    if found <= allowed:
-        return None
-    return (
-        f"computed again it differs by {found / max(energy, 1e-30):.2e} of its squared norm, the codec and float error "
-        f"explain {allowed / max(energy, 1e-30):.2e}"
-    )
+def _optional(section: dict[str, Any], name: str, kind: type[T]) -> T | None:
+    """An option of the plan, None where it is not there. Raises InputError for one of another kind."""
+    value = section.get(name)
+    if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
+        return value
+    raise InputError(f"the plan's {name} is {str(value)[:60]!r}, no {kind.__name__}: extract the set again")

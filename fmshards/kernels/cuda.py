@@ -1,4 +1,4 @@
-"""Whether Triton's kernels can run on a device here, and launching them there.
+"""Whether Triton's kernels can run on a device here, which of them do right there, and launching them.
 
 Importing this imports neither torch nor triton.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 # 3.2 and 3.3 end in an error of their own (ConvertTritonToTritonGPU) on the kernel of zfp.
 _LEAST_TRITON = (3, 4)
+LARGEST = 2**31 - 1
+"""What a kernel's numbers of values and steps may reach."""
 
 
 @lru_cache(maxsize=1)
@@ -40,6 +43,38 @@ def untimely() -> bool:
     import torch
 
     return torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+def usable(device: torch.device, what: str, trial: Callable[[torch.device], None]) -> bool:
+    """Whether kernels are to be used on a device: `trial` runs them there once, and raises where they do wrong.
+
+    what: what is done instead where it raises, for the warning that says so. The first question about a device takes
+    the time of the trial, unless a graph is being captured or compiled: then the answer is yes. Where there is no
+    Triton it is no.
+    """
+    if device.type != "cuda" or missing() is not None:
+        return False
+    return untimely() or tried(device, what, trial)
+
+
+@lru_cache(maxsize=64)
+def tried(device: torch.device, what: str, trial: Callable[[torch.device], None]) -> bool:
+    """Whether a trial on a device ends without an error; warns once where it does not."""
+    try:
+        trial(device)
+    except Exception as error:  # a compiler or driver that does not fit raises what it likes
+        fall_back(device, what, error)
+        return False
+    return True
+
+
+def writes(out: torch.Tensor, kind: str) -> bool:
+    """Whether kernels write into a batch of features of a kind: its dtype, steps and reach."""
+    from fmshards.kernels.rounding import TYPES
+    from fmshards.kernels.strides import steps_of
+
+    span = sum((side - 1) * stride for side, stride in zip(out.shape[1:], out.stride()[1:], strict=True))
+    return out.dtype in TYPES and steps_of(out, kind) is not None and span <= LARGEST
 
 
 def fall_back(device: torch.device, what: str, error: Exception) -> None:

@@ -2,14 +2,17 @@
 
 numba's own disk cache numbers the versions of a function that it keeps: processes that start at once on machines of
 different kinds over one home folder can take the same number and then load each other's machine code. Here the folder
-is named after all that the code depends on (the sources, numba, Python, the CPU and its features), and a function has
-one signature, so that whoever writes a file writes what the others would; it appears whole or not at all, and its
-checksum is looked at before it is loaded. Where nothing can be written, each process compiles for itself.
+is named after numba, Python, the CPU and its features, a file after the kernel and the sources that it is made from,
+wherever they stand, and a function has one signature, so that whoever writes a file writes what the others would; it
+appears whole or not at all, and its checksum is looked at before it is loaded. Where nothing can be written, each
+process compiles for itself.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import importlib.util
 import os
 import platform
 import sys
@@ -79,7 +82,7 @@ class Kernel:
         dispatcher = numba.njit(nogil=True, error_model="numpy")(self._function)
         folder = cache_folder()
         if folder is not None:
-            disk = _Disk(folder / f"{self.name}.bin")
+            disk = _Disk(folder / f"{self.name}-{_digest_of_sources(self._function.__module__)}.bin")
             dispatcher._cache = disk
             dispatcher.compile(self._signature)
             self.loaded = disk.hit
@@ -93,7 +96,7 @@ class Kernel:
 def kernel(signature: str, variant: str = "") -> Callable[[Callable[..., Any]], Kernel]:
     """Decorate a module-level function with its one signature in numba's words, such as "void(u1[::1], i8)".
 
-    variant: what else decides the code besides what `cache_folder` is named after, such as a choice of the user's.
+    variant: what else decides the code besides the machine and the sources, such as a choice of the user's.
     """
     return lambda function: Kernel(function, signature, variant)
 
@@ -171,13 +174,54 @@ def _user() -> int:
 
 
 def _digest(numba_version: str) -> str:
-    """All that compiled code depends on, in 16 hexadecimal digits."""
+    """What compiled code depends on besides its sources, in 16 hexadecimal digits."""
     import llvmlite.binding as llvm
 
     told = [numba_version, sys.version, platform.machine(), llvm.get_host_cpu_name()]
     told += sorted(name for name, on in llvm.get_host_cpu_features().items() if on)
-    digest = hashlib.sha256("\n".join(told).encode())
-    root = Path(__file__).parents[1]
-    for path in sorted(p for room in ("augment", "codec", "kernels") for p in root.glob(f"{room}/**/*.py")):
-        digest.update(path.read_bytes())
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=256)
+def _digest_of_sources(module: str) -> str:
+    """The sources of a module and of all that it imports from its own package and this one, in 16 digits."""
+    packages = {name.partition(".")[0] for name in (module, __name__)}
+    found: dict[str, bytes] = {}
+    left = [module]
+    while left:
+        name = left.pop()
+        if name in found or name.partition(".")[0] not in packages:
+            continue
+        path = _source(name)
+        found[name] = b"" if path is None else Path(path).read_bytes()
+        left += _imported(found[name], name, path is not None and path.endswith("__init__.py"))
+    digest = hashlib.sha256()
+    for name in sorted(name for name, source in found.items() if source):
+        digest.update(hashlib.sha256(found[name]).digest())
     return digest.hexdigest()[:16]
+
+
+def _source(module: str) -> str | None:
+    """The file of a module; None for what is none, such as a function's name."""
+    if module == "__main__":
+        path = getattr(sys.modules[module], "__file__", None)
+    else:
+        try:
+            spec = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            return None
+        path = None if spec is None else spec.origin
+    return path if path is not None and path.endswith(".py") else None
+
+
+def _imported(source: bytes, module: str, is_package: bool) -> list[str]:
+    """The names that a module imports: of modules, and of what may be one in a package."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: -node.level + is_package or None] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return names

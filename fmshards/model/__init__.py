@@ -1,17 +1,31 @@
-"""Models: loading them, preprocessing for them, finding their cuts, and splitting them there.
+"""Models: loading them, preprocessing for them, finding their cuts, splitting them there, and telling them apart.
 
-trace.py makes a model's graph, liveness.py finds where it can be cut, analyse.py runs both on an example and holds
-the graph against the model; cuts.py lists the cuts and split.py makes the two halves (part.py).
-load.py finds a model by its name and its weights (weights.py); preprocess.py is what an image goes through first.
+load.py             a model by its name
+weights.py          its weights from a file: another trainer's names of keys too
+device.py           on the device where it is to run
+unwrap.py           out of what torch.compile and trainers wrap around it; what cannot be split at all
+preprocess.py       what an image goes through first
+preprocess_text.py  the same from a text, a library's configuration or a function
+cuts.py             the list of cuts, the sensible ones first, and what a feature costs there
+split.py            the two halves at a cut, or a prefix for several
+part.py             a half: a part of the graph as a module over the model's own modules
+identity.py         which model wrote a set, and what differs of another
+graph/              tracing a model, and its checks: cuts, split and identity stand on it
 """
 
 from __future__ import annotations
 
-from fmshards.model.cuts import Cut, cuts, cuts_of, find_cut
+from fmshards.model.cuts import Cut, cuts, cuts_of, find_cut, row_bytes
 from fmshards.model.device import load_on, pick_device
 from fmshards.model.graph.analyse import Analysis, analyse
 from fmshards.model.graph.example import blank_image, image_type
-from fmshards.model.identity import Identities, identity_differences, layer_identity, prefix_digest
+from fmshards.model.identity import (
+    Identities,
+    identity_differences,
+    layer_identity,
+    prefix_digest,
+    without_digests,
+)
 from fmshards.model.load import load_model
 from fmshards.model.part import Part, Prefix
 from fmshards.model.preprocess import Preprocess
@@ -40,6 +54,8 @@ __all__ = [
     "parse_preprocess",
     "pick_device",
     "prefix_digest",
+    "row_bytes",
     "split",
     "unwrap",
+    "without_digests",
 ]

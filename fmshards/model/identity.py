@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -71,7 +72,7 @@ class Identities:
         """The digest "prefix" that this model would have in another dtype."""
         return state_digest(*self._at(cut), dtype)
 
-    def probe(self, cuts: Iterable[str], size: Sequence[int]) -> dict[str, list[float]]:
+    def probe(self, cuts: Iterable[str], size: Sequence[int], channels: int | None = None) -> dict[str, list[float]]:
         """{cut: floats}: the feature of a fixed synthetic image of (height, width), in eval mode.
 
         Its root mean square, its mean, and up to 14 of its values, evenly spread. Raises ModelError where the model
@@ -82,7 +83,7 @@ class Identities:
         wanted = {node for node in nodes.values() if node is not None}
         values: dict[fx.Node, torch.Tensor] = {}
         device, dtype = image_type(model)
-        x = synthetic_image(image_channels(model, traced), size).to(device, dtype)
+        x = synthetic_image(channels or image_channels(model, traced), size).to(device, dtype)
 
         def seen(node: fx.Node, value: Any) -> None:
             if node in wanted and isinstance(value, torch.Tensor):
@@ -119,7 +120,11 @@ class Identities:
         # Names of nodes count on: with a hook on a module, which is then kept whole, the same name is another node.
         node = node_at(self._own, cut)
         if node is None:
-            raise ModelError(f"{type(self.model).__name__} has no cut {cut!r}")
+            paths = [path for found in self._own.outputs.values() for path in found]
+            close = difflib.get_close_matches(cut, paths, 3, 0.5) or paths[:3]
+            raise ModelError(
+                f"{type(self.model).__name__} has no cut {cut!r}; nearest: {', '.join(map(repr, close)) or 'none'}"
+            )
         return self.model, self._own, node
 
 
@@ -167,8 +172,8 @@ def identity_differences(
     wanted = {name: features for name, _ in asked if (features := _features(probe, name)) is not None}
     try:
         ours = known.probe([cut for name, cut in asked if name in wanted], size) if wanted and size else {}
-    except ModelError as error:
-        return [f"layer {name} is not of this model: {error}" for name in wanted]
+    except ModelError:
+        ours = {}  # another network, as digests will show, or one whose channels cannot be told
     lines = []
     for name, cut in asked:
         entry = entries.get(name) if isinstance(entries, Mapping) else None
@@ -177,6 +182,20 @@ def identity_differences(
         if found is not None:
             lines.append(f"layer {name} {found}")
     return lines
+
+
+def without_digests(identity: Mapping[str, Any], stored: Any) -> dict[str, Any]:
+    """A plan's identity here with the stored entries of the layers that both have at the same cut.
+
+    For a comparison of everything else: which model it is, is `identity_differences`' question.
+    """
+    theirs = stored.get("layers") if isinstance(stored, Mapping) else None
+    layers = dict(identity["layers"])
+    for name, entry in layers.items():
+        other = theirs.get(name) if isinstance(theirs, Mapping) else None
+        if isinstance(other, Mapping) and other.get("cut") == entry["cut"]:
+            layers[name] = other
+    return {**identity, "layers": layers}
 
 
 def _difference(entry: Any, cut: str, model: Identities, near: float | None, parts: Mapping[str, Any]) -> str | None:

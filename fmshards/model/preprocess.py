@@ -154,7 +154,7 @@ class Preprocess:
 def _checked(x: Any, text: str) -> torch.Tensor:
     if not isinstance(x, torch.Tensor) or x.ndim != 3 or not x.is_floating_point():
         found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
-        raise InputError(f"the preprocessing {text} must give a float tensor [3, H, W], found {found}")
+        raise InputError(f"the preprocessing {text} must give a float tensor [channels, H, W], found {found}")
     return x.to(torch.float32)
 
 

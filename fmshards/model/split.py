@@ -34,9 +34,9 @@ def split(
     an operation after it writes over the feature in place: with the nearest valid cuts. Raises InputError for an
     argument of another kind.
     """
-    model = unwrap(model)
     _check_cut(cut, "cut")
     known = _known(model, example, analysis)
+    model = unwrap(model)
     found = valid_cut(cuts_of(known), cut, known)
     kept = {training: _suffix_graph(known, found.node, training) for training in (False, True)}
     if known.trace.graphs[True] is known.trace.graphs[False]:
@@ -63,12 +63,12 @@ def multi_prefix(
 
     It stands under the same guarantees, and raises the same errors, as `split`'s.
     """
-    model = unwrap(model)
     if isinstance(cuts, (str, Cut)) or not isinstance(cuts, Sequence):
         raise InputError(f"cuts is {cuts!r}; expected a list of cuts or of their names")
     for cut in cuts:
         _check_cut(cut, "cuts")
     known = _known(model, example, analysis)
+    model = unwrap(model)
     listed = cuts_of(known)
     nodes = {(c if isinstance(c, str) else c.name): valid_cut(listed, c, known).node for c in cuts}
     if not nodes:

@@ -38,6 +38,15 @@ def unwrap(model: Any) -> nn.Module:
     return model
 
 
+def rounds_otherwise(model: nn.Module) -> bool:
+    """Whether a module is compiled by inductor, whose kernels give other last bits than the module inside."""
+    return any(
+        getattr(getattr(m, "dynamo_ctx", None), "compiler_config", None) is not None
+        or vars(m).get("_compiled_call_impl") is not None
+        for m in model.modules()
+    )
+
+
 def wrapped(model: nn.Module) -> nn.Module | None:
     """The module in a wrapper; None for one that is no wrapper."""
     for cls in type(model).__mro__:

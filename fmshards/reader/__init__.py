@@ -1,1 +1,28 @@
-"""."""
+"""reader: the verified rows of a set, for whoever reads one: the stream, `verify`, and what comes.
+
+It knows layers, chunks and streams of rows, and nothing of batches, epochs or training.
+
+catalog.py      what is known of a set before a shard is read; the set opened, its claims and its model checked
+calibrated.py   what calibration left: each layer's fill and its map to the mirror
+fetch.py        chunks read, verified, ahead of their use: the one place where reading a chunk can fail
+"""
+
+from __future__ import annotations
+
+from fmshards.reader.calibrated import Calibrated, read_calibrated
+from fmshards.reader.catalog import PLAIN, Catalog, Combination, check_identity, layer_names, open_catalog
+from fmshards.reader.fetch import Fetched, Fetcher, read_ahead
+
+__all__ = [
+    "PLAIN",
+    "Calibrated",
+    "Catalog",
+    "Combination",
+    "Fetched",
+    "Fetcher",
+    "check_identity",
+    "layer_names",
+    "open_catalog",
+    "read_ahead",
+    "read_calibrated",
+]

@@ -1,8 +1,12 @@
-"""What a reader knows of a set before it reads a shard: layers, chunks, combinations; identity checked."""
+"""What a reader knows of a set before it reads a shard: layers, chunks, combinations; identity checked.
+
+Nothing here grows with the samples: numbers of chunks follow from those of shards.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from fmshards import store
 from fmshards.augment import Mirror, Recipe, view_reference
 from fmshards.errors import FormatError, InputError, MismatchError
 from fmshards.shards import BASE, MIRROR, LayerPlan, Manifest, ShardEntry, Stream, layer_url, read_manifest
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ PLAIN = Combination(BASE, 0)
 """What evaluation shows: the base feature, no view."""
 
 _MOST_CHUNKS = 10_000_000
+_TRUSTED_CHUNKS = 4096
+"""Chunks of a shard that are believed without a look at the file: their order takes little memory."""
+
+_CHUNK_BYTES = 4 * 512
+"""The least of a chunk in a tar: two headers and two members, each padded."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +58,45 @@ class Catalog:
         return tuple(entry.name for entry in self._entries)
 
     @cached_property
-    def sizes(self) -> Ints:
-        """[chunks] samples of each chunk of the set, in stored order."""
-        samples = np.array([entry.samples for entry in self._entries], np.int64)
-        out = np.full(len(self.places), self.manifest.plan.chunk, np.int64)
-        ends = np.cumsum(self._chunks)
-        last = samples - (self._chunks - 1) * self.manifest.plan.chunk
-        out[ends[self._chunks > 0] - 1] = last[self._chunks > 0]
+    def chunks(self) -> int:
+        """Chunks of the set."""
+        return int(self._first_chunk[-1])
+
+    @cached_property
+    def largest(self) -> int:
+        """Samples of the set's largest chunk."""
+        return min(self.manifest.plan.chunk, max(entry.samples for entry in self._entries))
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int32]:
+        """[chunks] samples of each chunk of the set, in stored order: all of the plan's length, the last of a shard
+        with the rest."""
+        out = np.full(self.chunks, self.manifest.plan.chunk, np.int32)
+        samples, counts = np.diff(self._first_sample), np.diff(self._first_chunk)
+        some = counts > 0
+        out[self._first_chunk[1:][some] - 1] = (samples - (counts - 1) * self.manifest.plan.chunk)[some]
         return out
 
-    @cached_property
-    def first(self) -> Ints:
-        """[chunks] number in the set of each chunk's first sample."""
-        return np.asarray(np.cumsum(self.sizes) - self.sizes, np.int64)
+    def place(self, chunk: int) -> tuple[int, int]:
+        """(shard, chunk of that shard) of a chunk of the set."""
+        shard = int(np.searchsorted(self._first_chunk, chunk, side="right")) - 1
+        return shard, chunk - int(self._first_chunk[shard])
 
-    @cached_property
-    def places(self) -> Ints:
-        """[chunks, 2] (shard, chunk of that shard) of each chunk of the set."""
-        shard = np.repeat(np.arange(len(self._chunks)), self._chunks)
-        starts = np.cumsum(self._chunks) - self._chunks
-        return np.stack([shard, np.arange(len(shard)) - starts[shard]], axis=1)
+    def samples_of(self, chunk: int) -> range:
+        """Numbers in the set of a chunk's samples."""
+        shard, number = self.place(chunk)
+        first = int(self._first_sample[shard]) + number * self.manifest.plan.chunk
+        return range(first, min(first + self.manifest.plan.chunk, int(self._first_sample[shard + 1])))
+
+    def chunks_of(self, shard: int) -> range:
+        """Numbers in the set of a shard's chunks."""
+        return range(int(self._first_chunk[shard]), int(self._first_chunk[shard + 1]))
+
+    def find(self, sample: int) -> tuple[int, int]:
+        """(chunk of the set, row of it) of a sample of the set."""
+        shard = int(np.searchsorted(self._first_sample, sample, side="right")) - 1
+        number, row = divmod(sample - int(self._first_sample[shard]), self.manifest.plan.chunk)
+        return int(self._first_chunk[shard]) + number, row
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -90,19 +117,20 @@ class Catalog:
         views = range(1, plan.views + 1)
         return tuple(Combination(view_reference(v, self.recipe, self.mirror), v) for v in views)
 
-    def streams(self, layer: LayerPlan, shown: Combination) -> dict[str, Stream]:
-        """Which streams of a layer's chunk are read, by the ending of their key in a batch: "rows", "view_rows"."""
+    def streams(self, layer: LayerPlan, shown: Combination) -> tuple[Stream, ...]:
+        """The streams of a layer's chunk that show a combination: its reference, unless a view holds every channel,
+        and its view. A mirror that is not stored is mapped from the base."""
         stored = {stream.name: stream for stream in self.manifest.plan.streams(layer.name)}
-        out = {}
+        out = []
         if not (shown.view and layer.whole_views):
-            out["rows"] = stored[MIRROR if shown.mirrored and MIRROR in stored else BASE]
+            out.append(stored[MIRROR if shown.mirrored and MIRROR in stored else BASE])
         if shown.view and layer.view_codec is not None:
-            out["view_rows"] = stored[f"view{shown.view}"]
-        return out
+            out.append(stored[f"view{shown.view}"])
+        return tuple(out)
 
     def row_bytes(self, shown: Combination) -> int:
         """Compressed bytes that one sample holds, over all layers."""
-        return sum(s.codec.row_bytes for layer in self.layers for s in self.streams(layer, shown).values())
+        return sum(s.codec.row_bytes for layer in self.layers for s in self.streams(layer, shown))
 
     def layer_url(self, layer: LayerPlan, shard: int) -> str:
         """URL of a layer's shard."""
@@ -113,50 +141,89 @@ class Catalog:
         return self.manifest.shards[self.layers[0].name]
 
     @cached_property
-    def _chunks(self) -> Ints:
-        """[shards] chunks of each shard: all of the plan's length, the last of a shard with the rest."""
-        samples = np.array([entry.samples for entry in self._entries], np.int64)
-        return np.asarray(-(-samples // self.manifest.plan.chunk), np.int64)
+    def _first_sample(self) -> NDArray[np.int64]:
+        """[shards + 1] number in the set of each shard's first sample, and the samples of the set."""
+        return np.cumsum([0, *(entry.samples for entry in self._entries)], dtype=np.int64)
+
+    @cached_property
+    def _first_chunk(self) -> NDArray[np.int64]:
+        """[shards + 1] number in the set of each shard's first chunk, and the chunks of the set."""
+        chunk = self.manifest.plan.chunk
+        return np.cumsum([0, *(-(-entry.samples // chunk) for entry in self._entries)], dtype=np.int64)
 
     def check(self) -> None:
-        """Raise FormatError for numbers that cannot be, before memory is spent on them."""
-        plan = self.manifest.plan
+        """Raise FormatError for numbers that cannot be, before memory is spent on them.
+
+        What a shard's bytes are said to be is looked up where its chunks are so many that they take memory. A set of
+        ordinary shards costs no request.
+        """
         for layer in self.layers:
-            codecs = plan.layer_members(layer.name).values()
-            row_bytes = sum(codec.row_bytes for codec in codecs)
-            for entry in self.manifest.shards[layer.name]:
+            codecs = self.manifest.plan.layer_members(layer.name).values()
+            for shard, entry in enumerate(self.manifest.shards[layer.name]):
                 # A key in the meta takes two bytes, whatever a filter makes of the rows.
-                least = 2 * entry.samples + sum(codec.member_bytes(entry.samples)[0] for codec in codecs)
-                if entry.samples and least > entry.bytes:
-                    raise FormatError(
-                        f"{self.url}: {layer.name}/{entry.name}: the manifest says {entry.samples} samples of "
-                        f"{row_bytes} bytes in a shard of {entry.bytes} bytes"
-                    )
-        if int(self._chunks.sum()) > _MOST_CHUNKS:
+                rows = 2 * entry.samples + sum(codec.member_bytes(entry.samples)[0] for codec in codecs)
+                if entry.samples and max(rows, len(self.chunks_of(shard)) * _CHUNK_BYTES) > entry.bytes:
+                    raise self._cannot_be(layer, shard, entry.bytes)
+        if self.chunks > _MOST_CHUNKS:
             raise FormatError(
-                f"{self.url}: {int(self._chunks.sum())} chunks, more than the {_MOST_CHUNKS} that can be put into an "
-                "order; extract with larger chunks"
+                f"{self.url}: {self.chunks} chunks, more than the {_MOST_CHUNKS} that can be put into an order; "
+                "extract with larger chunks"
             )
+        for shard in np.flatnonzero(np.diff(self._first_chunk) > _TRUSTED_CHUNKS).tolist():
+            for layer in self.layers:
+                found = store.size(self.layer_url(layer, shard))
+                if found != self.manifest.shards[layer.name][shard].bytes:
+                    raise self._cannot_be(layer, shard, found)
+
+    def _cannot_be(self, layer: LayerPlan, shard: int, found: int) -> FormatError:
+        entry, row_bytes = self.manifest.shards[layer.name][shard], layer.base_codec.row_bytes
+        return FormatError(
+            f"{self.layer_url(layer, shard)}: the manifest says {len(self.chunks_of(shard))} chunks, {entry.samples} "
+            f"samples of {row_bytes} bytes in a shard of {found} bytes"
+        )
 
 
-def open_catalog(url: str, layers: Sequence[str] | str | None = None, model: nn.Module | None = None) -> Catalog:
-    """Read the manifest of the set at `url`.
+def open_catalog(
+    url: str | os.PathLike[str], layers: Sequence[str] | str | None = None, model: nn.Module | None = None
+) -> Catalog:
+    """Read the manifest of the set at `url`. A path is made absolute: the set stays the same wherever the process, or
+    a worker of it, goes.
 
     `layers` None means all. Raises InputError for an unknown layer, FormatError where there is no whole set, and
     MismatchError where `model`, a full model, has other weights or buffers before a layer's cut than the writer's.
     """
-    manifest = read_manifest(url)
-    names = [layer.name for layer in manifest.plan.layers] if layers is None else layers
-    names = [names] if isinstance(names, str) else list(names)
-    if not names or len(set(names)) != len(names):
-        raise InputError(f"layers={names}: expected one or more different layers")
-    catalog = Catalog(url, manifest, tuple(manifest.plan.layer(name) for name in names))
+    place = _set_url(url)
+    names = layer_names(layers)
+    if model is not None and not isinstance(model, nn.Module):
+        raise InputError(f"model: expected a torch module, the full model, found {type(model).__name__}")
+    manifest = read_manifest(place)
+    names = [layer.name for layer in manifest.plan.layers] if names is None else names
+    catalog = Catalog(place, manifest, tuple(manifest.plan.layer(name) for name in names))
     catalog.check()
     if not manifest.samples:
-        raise InputError(f"{url}: the set has no samples")
+        raise InputError(f"{place}: the set has no samples")
     if model is not None:
         check_identity(catalog, model)
     return catalog
+
+
+def _set_url(url: str | os.PathLike[str]) -> str:
+    text = os.fspath(url) if isinstance(url, os.PathLike) else url
+    if not isinstance(text, str) or not text:
+        raise InputError(f"url: expected the path or URL of a shard set, found {url!r}"[:300])
+    if store.is_local(text) and "://" not in text:
+        return os.path.abspath(text)
+    return text
+
+
+def layer_names(layers: Sequence[str] | str | None) -> list[str] | None:
+    """Layers as people name them, None for all. Raises InputError."""
+    if layers is None:
+        return None
+    names = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else [layers]
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise InputError(f"layers={layers!r}: expected one or more different layers' names"[:300])
+    return names
 
 
 def check_identity(catalog: Catalog, model: nn.Module) -> None:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmshards.errors import CorruptError, FmshardsError, StoreError
+from fmshards.errors import CorruptError, FmshardsError, InputError, StoreError
 from fmshards.reader.catalog import PLAIN, Catalog, Combination
-from fmshards.shards import Chunk, LayerPlan, ShardIndex, check_index, read_chunk, read_index
+from fmshards.shards import Chunk, ChunkIndex, LayerPlan, ShardIndex, check_index, read_chunk, read_index
+from fmshards.shards.tar import chunk_key
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A verified chunk: `rows["<layer>.rows"]` and `rows["<layer>.view_rows"]` are uint8 [n, row_bytes]."""
+    """A verified chunk: `rows[layer][stream]` is uint8 [n, row_bytes], for each stream that was asked for.
+
+    where: names the chunk in messages. first: number in the set of its first sample. theta: float32 [n, 2, 3], where
+    a view is shown.
+    """
 
     where: str
     n: int
@@ -27,19 +32,23 @@ class Fetched:
     keys: list[str]
     fields: dict[str, list[Any]]
     theta: NDArray[np.float32] | None
-    rows: dict[str, NDArray[np.uint8]]
+    rows: dict[str, dict[str, NDArray[np.uint8]]]
 
     @property
     def bytes(self) -> int:
         """Bytes of rows that it holds."""
-        return sum(rows.nbytes for rows in self.rows.values())
+        return sum(rows.nbytes for streams in self.rows.values() for rows in streams.values())
 
 
 class Fetcher:
-    """Fetches chunks of a catalog; indices are read once and kept. Safe to use from several threads."""
+    """Fetches chunks of a catalog; indices are read once and kept. Safe to use from several threads.
 
-    def __init__(self, catalog: Catalog) -> None:
+    fields: names of the stored fields that chunks bring, None for all.
+    """
+
+    def __init__(self, catalog: Catalog, fields: Collection[str] | None = None) -> None:
         self.catalog = catalog
+        self.fields = fields
         self._indices: dict[tuple[str, int], ShardIndex] = {}
 
     def fetch(self, chunk: int, shown: Combination = PLAIN) -> Fetched:
@@ -48,7 +57,7 @@ class Fetcher:
         Every error is a FmshardsError that pickles: an exception that does not, in a DataLoader worker, ends the
         epoch early and silently. Raises CorruptError where bytes are missing or changed, or layers disagree.
         """
-        shard, number = (int(v) for v in self.catalog.places[chunk])
+        shard, number = self.catalog.place(chunk)
         url = self.catalog.layer_url(self.catalog.layers[0], shard)
         try:
             return self._fetch(chunk, shard, number, shown)
@@ -57,24 +66,42 @@ class Fetcher:
         except Exception as error:
             raise StoreError(f"{url}: chunk {number} cannot be read: {type(error).__name__}: {error}") from None
 
+    def check_fields(self) -> None:
+        """Raise InputError where the set's first chunk lacks one of `fields`; reads its index and meta."""
+        shard, number = self.catalog.place(0)
+        layer = self.catalog.layers[0]
+        url = self.catalog.layer_url(layer, shard)
+        self._kept(read_chunk(url, self._index(layer, shard), number, []), url)
+
+    def _kept(self, chunk: Chunk, where: str) -> dict[str, list[Any]]:
+        if self.fields is None:
+            return chunk.fields
+        for name in self.fields:
+            if name not in chunk.fields:
+                has = ", ".join(chunk.fields) or "none"
+                raise InputError(f"{where}: its samples have no field {name!r}; they have {has}")
+        return {name: chunk.fields[name] for name in self.fields}
+
     def _fetch(self, chunk: int, shard: int, number: int, shown: Combination) -> Fetched:
         catalog = self.catalog
-        rows: dict[str, NDArray[np.uint8]] = {}
+        samples = catalog.samples_of(chunk)
+        rows: dict[str, dict[str, NDArray[np.uint8]]] = {}
         first: tuple[str, Chunk] | None = None
         for layer in catalog.layers:
             url = catalog.layer_url(layer, shard)
             streams = catalog.streams(layer, shown)
-            found = read_chunk(url, self._index(layer, shard), number, [stream.member for stream in streams.values()])
+            found = read_chunk(url, self._index(layer, shard), number, [stream.member for stream in streams])
             where = f"{url}: chunk {number}"
-            if found.n != catalog.sizes[chunk]:
-                raise CorruptError(f"{where}: {found.n} samples, the manifest says {catalog.sizes[chunk]}")
+            if found.n != len(samples):
+                raise CorruptError(f"{where}: {found.n} samples, the manifest says {len(samples)}")
             if first is None:
                 first = where, found
             elif found.keys != first[1].keys:
                 raise CorruptError(f"{where}: its keys are not those of {first[0]}; extract the set again")
-            for ending, stream in streams.items():
+            own = rows[layer.name] = {}
+            for stream in streams:
                 try:
-                    rows[f"{layer.name}.{ending}"] = stream.codec.rows(found.members[stream.member], found.n)
+                    own[stream.name] = stream.codec.rows(found.members[stream.member], found.n)
                 except CorruptError as error:
                     raise CorruptError(f"{where}: {stream.member}: {error}") from None
         assert first is not None  # a catalog has at least one layer
@@ -83,7 +110,7 @@ class Fetcher:
         if shown.view > views:
             raise CorruptError(f"{where}: it has thetas of {views} views, the plan says {catalog.manifest.plan.views}")
         theta = None if meta.theta is None or not shown.view else meta.theta[:, shown.view - 1]
-        return Fetched(where, meta.n, int(catalog.first[chunk]), shown, meta.keys, meta.fields, theta, rows)
+        return Fetched(where, meta.n, samples.start, shown, meta.keys, self._kept(meta, where), theta, rows)
 
     def _index(self, layer: LayerPlan, shard: int) -> ShardIndex:
         known = self._indices.get((layer.name, shard))
@@ -91,8 +118,26 @@ class Fetcher:
             manifest, url = self.catalog.manifest, self.catalog.layer_url(layer, shard)
             known = read_index(url, manifest.shards[layer.name][shard])
             check_index(known, manifest.plan, layer.name, url)
+            # Kept for the whole run, so kept small: nobody asks for error sums here.
+            known = replace(known, chunks=_Packed(known.chunks), errors=None)
             self._indices[layer.name, shard] = known
         return known
+
+
+class _Packed(Sequence[ChunkIndex]):
+    """The chunks of an index in arrays: 24 bytes a member, a tenth of what objects take."""
+
+    def __init__(self, chunks: Sequence[ChunkIndex]) -> None:
+        self._members = tuple(chunks[0].members) if chunks else ()
+        self._n = np.array([chunk.n for chunk in chunks], np.int32)
+        self._places = np.array([list(chunk.members.values()) for chunk in chunks], np.int64)
+
+    def __len__(self) -> int:
+        return len(self._n)
+
+    def __getitem__(self, j: Any) -> Any:
+        places = ((offset, length, crc) for offset, length, crc in self._places[j].tolist())
+        return ChunkIndex(chunk_key(j), int(self._n[j]), dict(zip(self._members, places, strict=True)))
 
 
 def read_ahead(fetcher: Fetcher, wanted: Iterator[tuple[int, Combination]], ahead: int) -> Iterator[Fetched]:

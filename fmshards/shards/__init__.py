@@ -21,7 +21,15 @@ from __future__ import annotations
 
 from fmshards.shards.chunk import Chunk, chunk_from_members, read_chunk
 from fmshards.shards.differences import plan_differences
-from fmshards.shards.fields import batch_names, check_readable, column, decode_column, decode_field, served_names
+from fmshards.shards.fields import (
+    batch_names,
+    check_layer_names,
+    check_readable,
+    column,
+    decode_column,
+    decode_field,
+    served_names,
+)
 from fmshards.shards.index import ChunkIndex, ShardIndex, check_index, read_index
 from fmshards.shards.layer import BASE, MIRROR, Grid, LayerPlan, Similarity, Stream, check_name
 from fmshards.shards.manifest import Manifest, ShardEntry, chunk_sizes, layer_error
@@ -66,6 +74,7 @@ __all__ = [
     "Stream",
     "batch_names",
     "check_index",
+    "check_layer_names",
     "check_layers_agree",
     "check_name",
     "check_readable",

@@ -70,6 +70,15 @@ def batch_names(layers: Iterable[str]) -> frozenset[str]:
     return frozenset(_OWN).union(f"{layer}{end}" for layer in layers for end in _OF_A_LAYER)
 
 
+def check_layer_names(layers: Sequence[str]) -> None:
+    """Raise InputError for a layer that would hide what a batch has of its own, or another layer's rows."""
+    for layer in layers:
+        if layer in batch_names(other for other in layers if other != layer):
+            raise InputError(
+                f"layer {layer!r}: a batch has that name for something else; give the module another name in the model"
+            )
+
+
 def served_names(fields: Iterable[str], layers: Iterable[str]) -> dict[str, str]:
     """Field -> its name in a batch of these layers: `field.<name>` where the batch has that name itself.
 

@@ -46,7 +46,7 @@ class ShardIndex:
     """
 
     samples: int
-    chunks: tuple[ChunkIndex, ...]
+    chunks: Sequence[ChunkIndex]
     plan: str
     layer: str
     shard: str

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import reprlib
 from typing import Any
+
+import numpy as np
 
 from fmshards.errors import FormatError, InputError
 from fmshards.shards.limits import DEPTH, JSON_VALUES, VERSION
@@ -58,15 +59,26 @@ def check_values(data: bytes, limit: int) -> None:
 
     Counted are commas and, twice, `[` and `{`, outside of text: for each list or object one, and one an item.
     """
-    if _count(data) > limit and _count(_TEXT.sub(b"", data)) > limit:
+    # What stands in text is counted too at first: that is quick, and seldom too much.
+    if data.count(b",") + 2 * (data.count(b"[") + data.count(b"{")) > limit and _values(data) > limit:
         raise ValueError(f"it holds more than {limit:,} values")
 
 
-_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_BLOCK = 1 << 20
 
 
-def _count(data: bytes) -> int:
-    return data.count(b",") + 2 * (data.count(b"[") + data.count(b"{"))
+def _values(data: bytes) -> int:
+    """Commas and, twice, `[` and `{` outside of text."""
+    plain = np.frombuffer(data.replace(rb"\\", b"").replace(rb"\"", b""), np.uint8)
+    found, within = 0, False
+    for start in range(0, len(plain), _BLOCK):
+        block = plain[start : start + _BLOCK]
+        quotes = np.cumsum(block == ord('"'), dtype=np.int32) + within
+        outside = block[quotes & 1 == 0]
+        opened = np.count_nonzero((outside == ord("[")) | (outside == ord("{")))
+        found += np.count_nonzero(outside == ord(",")) + 2 * opened
+        within = bool(quotes[-1] & 1)
+    return found
 
 
 def _refuse(text: str) -> Any:

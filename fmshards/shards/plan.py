@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -225,8 +226,9 @@ def _check(plan: Plan, where: str) -> None:
     ):
         if not names:
             raise FormatError(f"{where}: {what} is empty")
-        if len(set(names)) != len(names):
-            raise FormatError(f"{where}: {what} name {next(n for n in names if names.count(n) > 1)!r} twice")
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise FormatError(f"{where}: {what} name {twice[0]!r} twice")
     if plan.references not in ((BASE,), (BASE, MIRROR)):
         raise FormatError(f'{where}: references must be ["base"] or ["base","mirror"]')
     views = tuple(f"view{v}" for v in range(1, plan.views + 1))

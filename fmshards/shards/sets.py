@@ -18,6 +18,7 @@ import numpy as np
 from fmshards import store
 from fmshards.errors import CorruptError, FormatError, InputError
 from fmshards.shards import limits
+from fmshards.shards.fields import check_layer_names
 from fmshards.shards.layer import check_name
 from fmshards.shards.manifest import Manifest
 from fmshards.shards.plan import Plan
@@ -55,7 +56,9 @@ def read_manifest(set_url: str) -> Manifest:
 
 
 def write_plan(set_url: str, plan: Plan) -> bool:
-    """Write `plan.json` unless one is there; True where it is ours now."""
+    """Write `plan.json` unless one is there; True where it is ours now. Raises InputError for a layer's name that a
+    batch has for something else."""
+    check_layer_names([layer.name for layer in plan.layers])
     return store.put_if_absent(store.join(set_url, PLAN), plan.to_bytes())
 
 

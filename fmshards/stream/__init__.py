@@ -1,18 +1,18 @@
-"""From shards to batches: order -> fetch -> verify -> window of compressed rows -> batch -> decode and augment.
+"""From shards to batches: order -> fetch -> window of compressed rows -> batch -> decode and augment.
 
-order.py      which rows make which batch: pure functions of (deal, seed, epoch, start)
-layout.py     choosing a deal (G, K, M) and stating its memory
-rank.py       which rank this is
+order.py      which rows make which batch: pure functions of (deal, seed, epoch, start), laid out a stretch at a time
+deal.py       choosing a deal (G, K, M) and stating its memory
 epoch.py      the epoch number that all workers agree on
-catalog.py    what is known of a set before a shard is read
-fetch.py      verified chunks, read ahead
 window.py     compressed rows in slots
 batch.py      gathered rows as a batch
 decode.py     FeatureDecoder: rows -> features, augmented
 dataset.py    FeatureDataset
-loader.py     loader
+loading.py    loader, and the DataLoader that it makes
 samples.py    open_shards
 plugin.py     decode_chunks, a stage for WebDataset pipelines
+arguments.py  what people give for an argument
+
+The set itself, and chunks read and verified, come from the room `reader`; which rank this is from `fmshards.place`.
 """
 
 from __future__ import annotations

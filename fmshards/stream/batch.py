@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from fmshards.augment import fresh_theta, identity_theta
 from fmshards.errors import FormatError
-from fmshards.reader.catalog import Catalog
-from fmshards.reader.fetch import Fetched
-from fmshards.shards import column, decode_column, served_names
+from fmshards.reader import Catalog, Fetched
+from fmshards.shards import BASE, MIRROR, column, decode_column, served_names
 from fmshards.stream.window import Columns, objects
 
 KEYS = "__key__"
@@ -31,11 +30,20 @@ def fields_of(fetched: Fetched, layers: Iterable[str]) -> dict[str, list[Any]]:
     }
 
 
+def rows_of(fetched: Fetched) -> dict[str, NDArray[np.uint8]]:
+    """A chunk's rows as a batch names them: `<layer>.rows` of the reference, `<layer>.view_rows` of the view."""
+    return {
+        f"{layer}.{'rows' if stream in (BASE, MIRROR) else 'view_rows'}": rows
+        for layer, streams in fetched.rows.items()
+        for stream, rows in streams.items()
+    }
+
+
 def chunk_columns(fetched: Fetched, layers: Iterable[str]) -> Columns:
     """A chunk's rows and everything that goes with them, [n, ...] each."""
     n, shown = fetched.n, fetched.shown
     columns: Columns = {
-        **fetched.rows,
+        **rows_of(fetched),
         "sample": fetched.first + np.arange(n),
         "view": np.full(n, shown.view, np.int64),
         "mirrored": np.full(n, shown.mirrored),

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from fmshards.errors import InputError
 from fmshards.place import check_rank, current_rank
-from fmshards.reader.catalog import PLAIN, Catalog, Combination, open_catalog
-from fmshards.reader.fetch import Fetcher, read_ahead
+from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, read_ahead
 from fmshards.stream import order
+from fmshards.stream.arguments import dtype_of, field_names, flag, memory_bytes, whole, whole_or_none
 from fmshards.stream.batch import batch_of, chunk_columns
-from fmshards.stream.deal import READ_AHEAD, Job, choose_deal, evaluation_memory, memory_needed
+from fmshards.stream.deal import READ_AHEAD, Job, choose_deal, evaluation_memory, lane_slots, memory_needed
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import EpochCounter
 from fmshards.stream.window import Window
-from fmshards.units import parse_bytes
 
 Batch = dict[str, Any]
+
+_MUCH = 0.1
+"""Share of a set that is left out of an epoch with a warning."""
 
 
 class FeatureDataset(IterableDataset[Batch]):
@@ -33,13 +41,19 @@ class FeatureDataset(IterableDataset[Batch]):
     the layer (the view's alone where a view is whole), for a FeatureDecoder. A field named like a layer or like one
     of these comes as `field.<name>`.
 
-    batch_size: b, samples of one rank's batch. layers: names, None for all. train: epochs that differ, in the order
-    of order.py, augmented unless `augment` is False; else the stored order, `base` only, the last batch filled up
-    with `valid` False there. model: a full model, refused unless it is the one that wrote the set. memory: bytes (or
-    "2GB") that one rank's windows of compressed rows may take, over all its workers; see `memory_needed`.
+    batch_size: b, samples of one rank's batch. layers: names, None for all. fields: names of the stored fields to
+    decode and hand on, None for all, [] for none. train: epochs that differ, in the order of order.py, augmented
+    unless `augment` is False. The fewer samples than a batch that are left over are dropped, other ones each epoch:
+    `dropped` says how many, and where they are over a tenth of the set a warning does.
+    train=False: the stored order, `base` only, every sample once. Of one rank the last batch is a short one. Of
+    several every rank has as many batches of b samples, and the last ones are filled up: `valid` is False there, so a
+    loop over several ranks counts `batch["cls"][batch["valid"]]`.
+    model: a full model, refused unless it is the one that wrote the set. memory: bytes (or "2GB") that one rank's
+    windows of compressed rows and the order may take, over all its workers; see `memory_needed`.
     groups, lanes, window: G, K, M of the order where they should not follow from workers, ranks and memory: fix
     them to have the same batches whatever those are. rank, ranks: this process among others; by default
     torch.distributed's, or RANK and WORLD_SIZE. epoch: the first one; epochs advance by themselves, see `set_epoch`.
+    A data set made anew begins at epoch 0 again: make one for all epochs, or give each its `epoch=`.
 
     Raises InputError, MismatchError or FormatError at once for what can be known at once (an unknown layer, a batch
     larger than the set, too little memory, another model's set); the number of workers is known when the first
@@ -48,7 +62,7 @@ class FeatureDataset(IterableDataset[Batch]):
 
     def __init__(
         self,
-        url: str,
+        url: str | os.PathLike[str],
         layers: Sequence[str] | str | None = None,
         batch_size: int = 64,
         seed: int = 0,
@@ -56,8 +70,9 @@ class FeatureDataset(IterableDataset[Batch]):
         train: bool = True,
         model: nn.Module | None = None,
         decode: bool = True,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         *,
+        fields: Sequence[str] | str | None = None,
         augment: bool = True,
         groups: int | None = None,
         lanes: int | None = None,
@@ -66,35 +81,46 @@ class FeatureDataset(IterableDataset[Batch]):
         ranks: int | None = None,
         epoch: int = 0,
     ) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size is a whole number from 1 on, found {batch_size!r}")
         if (rank is None) != (ranks is None):
             raise InputError("rank and ranks go together: give both, or neither")
-        self.catalog: Catalog = open_catalog(str(url), layers, model)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.memory = parse_bytes(memory)
-        self.train = train
-        self.augment = augment and train
-        self._fetcher = Fetcher(self.catalog)
+        self.batch_size = whole("batch_size", batch_size, 1)
+        self.seed = whole("seed", seed)
+        self.memory = memory_bytes(memory)
+        self.train = flag("train", train)
+        self.augment = flag("augment", augment) and self.train
+        self._shape = tuple(
+            whole_or_none(name, value, 1) for name, value in (("groups", groups), ("lanes", lanes), ("window", window))
+        )
+        self._given = None
+        if rank is not None and ranks is not None:
+            self._given = check_rank(whole("rank", rank), whole("ranks", ranks, 1))
+        wanted, decode, dtype = field_names(fields), flag("decode", decode), dtype_of(dtype)
+        self._epochs = EpochCounter(whole("epoch", epoch, 0))
+        self.catalog: Catalog = open_catalog(url, layers, model)
+        self._fetcher = Fetcher(self.catalog, wanted)
+        if wanted:
+            self._fetcher.check_fields()
         self._decoder = FeatureDecoder(self.catalog, dtype=dtype) if decode else None
-        self._shape = (groups, lanes, window)
-        self._given = None if rank is None or ranks is None else check_rank(rank, ranks)
         self._captured = self._given or current_rank()
-        self._epochs = EpochCounter(epoch)
         if self._captured is not None:
-            self._plan(self._captured[1], 0)
+            self.check()
+            self._tell_of_dropped()
 
     def __len__(self) -> int:
         """Batches that one rank's loader yields in an epoch, over all its workers: the same for every rank."""
         samples, batch = self.catalog.manifest.samples, self.batch_size * self._rank()[1]
         return samples // batch if self.train else -(-samples // batch)
 
+    @property
+    def dropped(self) -> int:
+        """Samples of the set that an epoch leaves out, other ones each time: fewer than all ranks' batch."""
+        return self.catalog.manifest.samples - len(self) * self.batch_size * self._rank()[1] if self.train else 0
+
     def __iter__(self) -> Iterator[Batch]:
         # The epoch begins here, not at the first batch: every worker of an iteration must begin the same one. What
         # may fail comes later, since a persistent worker that fails here dies without a word.
         epoch = self._epochs.begin() if self.train else 0
-        return self._batches(epoch)
+        return self._batches(epoch, _collated(sys._getframe(1)))
 
     @property
     def epoch(self) -> int:
@@ -103,14 +129,27 @@ class FeatureDataset(IterableDataset[Batch]):
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration epoch `epoch`; reaches workers that persist. Later ones count on from there."""
-        self._epochs.set(epoch)
+        self._epochs.set(whole("epoch", epoch, 0))
 
     def memory_needed(self, workers: int = 0) -> int:
-        """Bytes of compressed rows that one rank with `workers` workers holds at most: windows, reading ahead and
-        the batches being made. Decoded batches that wait in the DataLoader, keys and fields come on top."""
-        ranks = self._rank()[1]
-        job = self._job(ranks, workers)
-        return memory_needed(self._plan(ranks, workers), job) if self.train else evaluation_memory(job)
+        """Bytes that one rank with `workers` workers holds at most of compressed rows (windows, reading ahead, the
+        batches being made) and of the order. Decoded batches that wait in the DataLoader, keys and fields come on
+        top. Raises InputError as `check`."""
+        job = self._job(workers)
+        if self.train:
+            return memory_needed(choose_deal(job, *self._shape), job)
+        needed = evaluation_memory(job)
+        if needed > self.memory:
+            raise InputError(
+                f"memory={self.memory} does not hold the least that reading this set takes: {needed} bytes for "
+                f"batch_size={self.batch_size} and {workers} workers; give more memory or fewer workers"
+            )
+        return needed
+
+    def check(self, workers: int = 0) -> None:
+        """Raise InputError unless `workers` workers a rank can read the set: they divide the groups, and the memory
+        holds what they need."""
+        self.memory_needed(workers)
 
     def prepare(self) -> None:
         """Before workers start: see FeatureDecoder.prepare. Nothing to do where rows are left as they are."""
@@ -119,63 +158,88 @@ class FeatureDataset(IterableDataset[Batch]):
 
     def deal(self, workers: int = 0) -> order.Deal:
         """N, n, B, G, K, M of a training order with `workers` workers a rank."""
-        return self._plan(self._rank()[1], workers)
+        return choose_deal(self._job(workers), *self._shape)
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, collated: bool) -> Iterator[Batch]:
+        if collated:
+            raise InputError(
+                "a FeatureDataset makes whole batches: give torch's DataLoader batch_size=None and the data set "
+                "batch_size=..., or use fmshards.loader"
+            )
         info = get_worker_info()
         worker, workers = (0, 0) if info is None else (info.id, info.num_workers)
-        rank, ranks = self._rank()
-        every = max(workers, 1)
-        sizes, shown = self.catalog.sizes, self.catalog.combinations
+        self.check(workers)
+        (rank, ranks), every = self._rank(), max(workers, 1)
+        sizes = self.catalog.sizes
         if self.train:
-            deal = self._plan(ranks, workers)
-            schedule = order.training(deal, sizes, self.seed, epoch, rank, ranks, worker, every)
+            deal = self.deal(workers)
+            lanes = deal.groups * deal.lanes // ranks // every
+            window = Window(lanes * lane_slots(deal), lanes * deal.lane_places)
+            stretches = order.training(deal, sizes, self.seed, epoch, rank, ranks, worker, every)
         else:
-            self._plan(ranks, workers)
-            schedule = order.evaluation(sizes, self.batch_size * ranks, rank, ranks, worker, every)
-        if self.augment:
-            drawn = order.combinations(len(sizes), len(shown), self.seed, epoch)
-            wanted = ((int(chunk), shown[drawn[chunk]]) for chunk in schedule.chunk)
-        else:
-            wanted = ((int(chunk), PLAIN) for chunk in schedule.chunk)
-        yield from self._make(schedule, wanted, epoch)
+            places = order.evaluation_places(self.catalog.largest, self.batch_size)
+            window = Window(places, places)
+            stretches = order.evaluation(sizes, self.batch_size * ranks, rank, ranks, worker, every)
+        yield from self._make(window, stretches, epoch)
 
-    def _make(self, schedule: order.Schedule, wanted: Iterator[tuple[int, Combination]], epoch: int) -> Iterator[Batch]:
-        window = Window(schedule)
-        fetched = read_ahead(self._fetcher, wanted, READ_AHEAD)
+    def _make(self, window: Window, stretches: Iterator[order.Stretch], epoch: int) -> Iterator[Batch]:
+        laid: deque[order.Stretch] = deque()
+        fetched = read_ahead(self._fetcher, self._wanted(stretches, laid, epoch), READ_AHEAD)
         layers = [layer.name for layer in self.catalog.layers]
-        for i, need in enumerate(schedule.need.tolist()):
-            while window.fetched < need:
-                chunk = next(fetched)
-                window.put(chunk_columns(chunk, layers), chunk.where)
-                del chunk
-            valid = None if schedule.valid is None else schedule.valid[i]
-            batch = batch_of(window.take(i), valid, self.catalog, self.seed, epoch, self.augment)
-            yield batch if self._decoder is None else self._decoder(batch)
+        # The next chunk brings the stretch that it is for, if that is not laid out; at the end there is none.
+        while (first := next(fetched, None)) is not None or laid:
+            chunks = fetched if first is None else chain([first], fetched)
+            del first
+            while laid:
+                stretch = laid.popleft()
+                done = 0
+                for i, need in enumerate([*stretch.need.tolist(), len(stretch.chunk)]):
+                    for f in range(done, need):
+                        chunk = next(chunks)
+                        rows = slice(stretch.start[f], stretch.start[f] + stretch.count[f])
+                        window.put(chunk_columns(chunk, layers), stretch.row[rows], stretch.place[rows], chunk.where)
+                        del chunk
+                    done = max(done, need)
+                    if i == len(stretch.batches):
+                        break
+                    valid = None if stretch.valid is None else stretch.valid[i]
+                    columns = window.take(stretch.emit[i])
+                    batch = batch_of(columns, valid, self.catalog, self.seed, epoch, self.augment)
+                    yield batch if self._decoder is None else self._decoder(batch)
 
-    def _plan(self, ranks: int, workers: int) -> order.Deal:
-        job = self._job(ranks, workers)
-        if self.train:
-            return choose_deal(job, *self._shape)
-        needed = evaluation_memory(job)
-        if needed > self.memory:
-            raise InputError(
-                f"memory={self.memory} does not hold the least that reading this set takes: {needed} bytes for "
-                f"batch_size={self.batch_size} and {workers} workers; give more memory or fewer workers"
+    def _wanted(
+        self, stretches: Iterator[order.Stretch], laid: deque[order.Stretch], epoch: int
+    ) -> Iterator[tuple[int, Combination]]:
+        """The chunks of `stretches` and what each shows; a stretch is put into `laid` before its first chunk comes."""
+        shown = self.catalog.combinations
+        for stretch in stretches:
+            laid.append(stretch)
+            for chunk in stretch.chunk.tolist():
+                if self.augment:
+                    yield chunk, shown[order.combination(chunk, len(shown), self.seed, epoch)]
+                else:
+                    yield chunk, PLAIN
+
+    def _tell_of_dropped(self) -> None:
+        if self.dropped > _MUCH * self.catalog.manifest.samples:
+            warnings.warn(
+                f"{self.catalog.url}: each epoch leaves out {self.dropped} of {self.catalog.manifest.samples} samples "
+                f"(other ones each time): they do not fill a batch of {self.batch_size}; a smaller batch_size leaves "
+                "out fewer",
+                stacklevel=3,
             )
-        return order.Deal(job.samples, job.chunk, job.batch, 1, 1, 1)
 
-    def _job(self, ranks: int, workers: int) -> Job:
+    def _job(self, workers: int) -> Job:
         catalog = self.catalog
         shown = catalog.combinations if self.augment else (PLAIN,)
         return Job(
             samples=catalog.manifest.samples,
-            chunks=len(catalog.sizes),
+            chunks=catalog.chunks,
             chunk=catalog.manifest.plan.chunk,
             row_bytes=max(catalog.row_bytes(combination) for combination in shown),
             batch_size=self.batch_size,
-            ranks=ranks,
-            workers=workers,
+            ranks=self._rank()[1],
+            workers=whole("workers", workers, 0),
             memory=self.memory,
         )
 
@@ -203,9 +267,19 @@ class FeatureDataset(IterableDataset[Batch]):
         mode = "train" if self.train else "evaluate"
         try:
             held = f"holds at most {self.memory_needed()} bytes without workers"
+            held += f", drops {self.dropped} samples an epoch" if self.dropped else ""
         except InputError:
             held = "rank not known yet"
         return (
             f"FeatureDataset({self.catalog.url!r}, layers={names}, {self.catalog.manifest.samples} samples, {mode}, "
             f"batch_size={self.batch_size}, {held}, memory={self.memory})"
         )
+
+
+def _collated(caller: FrameType) -> bool:
+    """Whether it is torch's fetcher that calls, about to put a batch of samples together, which here are batches.
+
+    A collate function of the user's own may know what to do with them.
+    """
+    own = caller.f_locals
+    return bool(own.get("auto_collation")) and own.get("collate_fn") is default_collate

@@ -13,6 +13,8 @@ READ_AHEAD = 2
 
 _MOST_LANES = 64
 _MOST_WINDOW = 16
+_CHUNK_ORDER = 32
+"""Bytes of the order a chunk of the set: its size, its place in the epoch, and what sorting them takes."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,6 @@ def choose_deal(job: Job, groups: int | None = None, lanes: int | None = None, w
             f"batch_size {job.samples // job.ranks} is the largest that would do"
         )
     groups = max(job.workers, 1) if groups is None else groups
-    _at_least_one("groups", groups)
     if groups % max(job.workers, 1):
         raise InputError(
             f"{job.workers} workers do not divide groups={groups}; workers that would do: "
@@ -58,7 +59,6 @@ def choose_deal(job: Job, groups: int | None = None, lanes: int | None = None, w
         )
     allowed = [k for k in _divisors(job.batch) if k % job.ranks == 0]
     if lanes is not None:
-        _at_least_one("lanes", lanes)
         if lanes not in allowed:
             raise InputError(
                 f"lanes={lanes} must divide the batch of {_over_ranks(job)} and be divided by the {job.ranks} "
@@ -68,8 +68,6 @@ def choose_deal(job: Job, groups: int | None = None, lanes: int | None = None, w
     else:
         most = max(job.ranks, min(_MOST_LANES, job.chunks // 8 // groups))
         candidates = [k for k in reversed(allowed) if k <= most]
-    if window is not None:
-        _at_least_one("window", window)
     for lanes_ in candidates:
         deal = Deal(job.samples, job.chunk, job.batch, groups, lanes_, window or 1)
         if memory_needed(deal, job) <= job.memory:
@@ -78,22 +76,38 @@ def choose_deal(job: Job, groups: int | None = None, lanes: int | None = None, w
     raise InputError(
         f"memory={job.memory} does not hold the least that streaming this set takes: "
         f"{memory_needed(least, job)} bytes for batch_size={job.batch_size}, {job.workers} workers, "
-        f"{groups} x {least.lanes} lanes over {job.ranks} ranks and chunks of {job.chunk} x {job.row_bytes} bytes; "
-        "give more memory, fewer workers or fewer layers"
+        f"{groups} x {least.lanes} lanes over {job.ranks} ranks and chunks of {job.chunk} x {job.row_bytes} bytes, "
+        f"{order_memory(least, job)} of them for the order of {job.chunks} chunks; give more memory, fewer workers or "
+        "fewer layers"
     )
 
 
 def memory_needed(deal: Deal, job: Job) -> int:
-    """Bytes that one rank's workers hold at most: windows of compressed rows, one batch of them a worker, and the
-    chunks being read ahead. Decoded batches that wait in the DataLoader come on top."""
+    """Bytes that one rank's workers hold at most: windows of compressed rows, one batch of them a worker, the chunks
+    being read ahead, and the order. Decoded batches that wait in the DataLoader come on top."""
     lanes = deal.groups * deal.lanes // job.ranks
     rows = lanes * lane_slots(deal) + workers_of(job) * (job.batch_size + (READ_AHEAD + 1) * job.chunk)
-    return rows * job.row_bytes
+    return rows * job.row_bytes + order_memory(deal, job)
+
+
+def order_memory(deal: Deal, job: Job) -> int:
+    """Bytes of the order in one rank's workers: the chunks' permutation, and what lanes lay out ahead.
+
+    A lane has 16 bytes for each row that waits or is drawn with those, 4 for each of
+    its places, and two stretches of batches; one lane at a time is sorted.
+    """
+    span = min(deal.span, deal.lane_rows)
+    ahead = min(deal.stretch * deal.share, deal.lane_rows)
+    lane = 4 * deal.lane_places + 16 * (span + ahead) + 64 * (ahead + min(deal.chunk, deal.lane_rows))
+    worker = _CHUNK_ORDER * job.chunks + 40 * (span + ahead) + 32 * (READ_AHEAD + 1) * job.chunk
+    return deal.groups * deal.lanes // job.ranks * lane + workers_of(job) * worker
 
 
 def evaluation_memory(job: Job) -> int:
     """As memory_needed, in stored order: a worker holds one batch and parts of the chunks it touches."""
-    return workers_of(job) * (2 * job.batch_size + (READ_AHEAD + 2) * job.chunk) * job.row_bytes
+    rows = 2 * job.batch_size + (READ_AHEAD + 2) * job.chunk
+    order = _CHUNK_ORDER * job.chunks + 64 * (2 * job.batch_size + job.chunk)
+    return workers_of(job) * (rows * job.row_bytes + order)
 
 
 def lane_slots(deal: Deal) -> int:
@@ -103,10 +117,8 @@ def lane_slots(deal: Deal) -> int:
     there, with variance Mn / 6; at most one more chunk has been begun, and the batch being made is held as well.
     Eight standard deviations are allowed for, and never more than the whole lane.
     """
-    span = deal.window * deal.chunk
-    share = deal.batch // deal.lanes
-    most = span // 2 + deal.chunk + share + math.ceil(8 * math.sqrt(span / 6)) + 1
-    return min(most, deal.group_batches(0) * share)
+    most = deal.span // 2 + deal.chunk + deal.share + math.ceil(8 * math.sqrt(deal.span / 6)) + 1
+    return min(most, deal.lane_rows)
 
 
 def workers_of(job: Job) -> int:
@@ -115,7 +127,7 @@ def workers_of(job: Job) -> int:
 
 
 def _widest(deal: Deal, job: Job) -> Deal:
-    lane = -(-deal.group_batches(0) * (deal.batch // deal.lanes) // deal.chunk)
+    lane = -(-deal.lane_rows // deal.chunk)
     window = max(1, min(_MOST_WINDOW, lane))
     while window > 1 and memory_needed(replace(deal, window=window), job) > job.memory:
         window -= 1
@@ -134,8 +146,3 @@ def _listed(numbers: list[int]) -> str:
 
 def _over_ranks(job: Job) -> str:
     return f"{job.batch_size}" if job.ranks == 1 else f"{job.batch} ({job.ranks} ranks x {job.batch_size})"
-
-
-def _at_least_one(what: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{what} is a whole number from 1 on, found {value!r}")

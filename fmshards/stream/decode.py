@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +17,13 @@ from fmshards.augment import LayerMove, MirrorMap, move, replace
 from fmshards.codec import FeatureSpec
 from fmshards.codec.operators import Decode
 from fmshards.errors import InputError
-from fmshards.reader.calibrated import read_calibrated
-from fmshards.reader.catalog import Catalog, open_catalog
+from fmshards.reader import Catalog, open_catalog, read_calibrated
 from fmshards.shards import LayerPlan
+from fmshards.stream.arguments import dtype_of, memory_format_of
+from fmshards.units import bytes_text
+
+_PREPARED = 64_000_000
+"""Bytes of a feature up to which a decoder is made ready before there is anything to decode."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +48,25 @@ class FeatureDecoder(nn.Module):
 
     def __init__(
         self,
-        source: str | Catalog,
+        source: str | os.PathLike[str] | Catalog,
         layers: Sequence[str] | str | None = None,
-        dtype: torch.dtype = torch.float32,
-        memory_format: torch.memory_format = torch.contiguous_format,
+        dtype: torch.dtype | str = torch.float32,
+        memory_format: torch.memory_format | str = torch.contiguous_format,
     ) -> None:
         super().__init__()
-        catalog = open_catalog(source, layers) if isinstance(source, str) else source
-        if not dtype.is_floating_point:
-            raise InputError(f"dtype={dtype}: features are floating-point")
-        if memory_format not in (torch.contiguous_format, torch.channels_last):
-            raise InputError(f"memory_format={memory_format}: expected torch.contiguous_format or torch.channels_last")
-        self.dtype, self.memory_format = dtype, memory_format
+        self.dtype, self.memory_format = dtype_of(dtype), memory_format_of(memory_format)
+        if not isinstance(source, (str, os.PathLike, Catalog)):
+            raise InputError(f"source: expected a set's path or URL, found a {type(source).__name__}")
+        catalog = source if isinstance(source, Catalog) else open_catalog(source, layers)
         self._layers = tuple(_layers(catalog))
         self._placed: dict[tuple[str, torch.device], tuple[LayerMove, MirrorMap | None]] = {}
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A new dict with features in place of rows. Raises InputError where a layer's rows are missing."""
+        if not isinstance(batch, dict):
+            raise InputError(
+                f"batch: expected a dict, as a loader with decode=False yields, found {type(batch).__name__}"
+            )
         names = [layer.plan.name for layer in self._layers]
         rows = {f"{name}.{ending}" for name in names for ending in ("rows", "view_rows")}
         out = {key: value for key, value in batch.items() if key not in rows}
@@ -81,6 +89,8 @@ class FeatureDecoder(nn.Module):
                     "decode=False"
                 )
             x = view
+        elif "theta" not in batch or "mirrored" not in batch:
+            raise InputError("the batch has no theta or no mirrored, which say how its features are moved")
         elif _stays(batch["theta"], batch["mirrored"]):
             x = self._features(layer.codec, rows, self.dtype)
             x = x if view is None else replace(x, view, layer.plan.sensitive, layer.codec.spec)
@@ -91,10 +101,13 @@ class FeatureDecoder(nn.Module):
     def prepare(self) -> None:
         """Do once what a first batch on a CPU takes longer for: compile kernels, or load them from disk.
 
-        Processes forked afterwards have them; those started otherwise find them on disk.
+        Processes forked afterwards have them; those started otherwise find them on disk. A layer of features over
+        64 MB is left to its first batch.
         """
         for layer in self._layers:
             codec = layer.codec.codec
+            if 4 * math.prod(codec.spec.shape) > _PREPARED:
+                continue
             theta = torch.eye(2, 3)[None].clone()
             if codec.spec.spatial is not None:
                 theta[:, 0, 2] = 1 / 3
@@ -111,12 +124,14 @@ class FeatureDecoder(nn.Module):
         return self._features(layer.view_codec, rows, self.dtype)
 
     def _layer(self, name: str) -> _Layer:
-        return next(layer for layer in self._layers if layer.plan.name == name)
+        for layer in self._layers:
+            if layer.plan.name == name:
+                return layer
+        raise InputError(f"no layer {name!r} is decoded here; there are {', '.join(x.plan.name for x in self._layers)}")
 
     def _features(self, codec: Decode, rows: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         spec, device = codec.spec, getattr(rows, "device", "cpu")
-        out = torch.empty((len(rows), *spec.shape), dtype=dtype, device=device, memory_format=self._format(spec))
-        return codec(rows, out)
+        return codec(rows, _empty((len(rows), *spec.shape), dtype, device, self._format(spec)))
 
     def _format(self, spec: FeatureSpec) -> torch.memory_format:
         return self.memory_format if spec.kind == "map" else torch.contiguous_format
@@ -141,6 +156,22 @@ class FeatureDecoder(nn.Module):
     def extra_repr(self) -> str:
         """Layers and dtype."""
         return f"layers={[layer.plan.name for layer in self._layers]}, dtype={self.dtype}"
+
+
+def _empty(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str, memory_format: torch.memory_format
+) -> torch.Tensor:
+    if torch.compiler.is_compiling():
+        return torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)
+    try:
+        return torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        size = bytes_text(math.prod(shape) * dtype.itemsize)
+        raise InputError(
+            f"{shape[0]} features of {list(shape[1:])} take {size}, more than there is; a smaller batch_size helps"
+        ) from None
 
 
 def _stays(theta: torch.Tensor, mirrored: torch.Tensor) -> bool:

@@ -8,12 +8,16 @@ lengths. Inside a lane the rows are sorted by position + U(0, M * n): a sliding 
 Batch t is therefore the same whatever the number of ranks R (R divides K: a rank takes K / R lanes of each group)
 and of workers W (W divides G: worker w of a rank makes batches start + w, start + w + W, ...).
 
+An epoch is never laid out whole. No row is further than M * n positions from its turn, so each lane is drawn and
+sorted piece by piece as its batches are made; all that grows with the set is the permutation of its chunks.
+
 Randomness is raw Philox output, which numpy keeps stable over versions, and stable argsorts of it.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,69 +48,89 @@ class Deal:
         """T, batches of an epoch, the same for every rank."""
         return self.samples // self.batch
 
+    @property
+    def share(self) -> int:
+        """B / K, rows that a lane gives to a batch."""
+        return self.batch // self.lanes
+
+    @property
+    def span(self) -> int:
+        """M * n: a row comes at most as many positions from where its lane has it."""
+        return self.window * self.chunk
+
     def group_batches(self, group: int) -> int:
         """Batches that one group makes in an epoch."""
         return max(0, -((group - self.batches) // self.groups))
 
+    @property
+    def lane_rows(self) -> int:
+        """Rows of the longest lanes."""
+        return self.group_batches(0) * self.share
+
+    @property
+    def stretch(self) -> int:
+        """Batches of a group that are laid out at a time."""
+        return max(1, self.span // (2 * self.share))
+
+    @property
+    def lane_places(self) -> int:
+        """Places that a lane's rows have at most, those that wait and those to come next.
+
+        With q the first row not yet shown, a batch ends before q + 2 * span + share; and a chunk is fetched whole.
+        """
+        return min(2 * self.span + self.share + self.chunk + 2, self.lane_rows)
+
 
 @dataclass(frozen=True)
-class Schedule:
-    """What one worker of one rank reads and makes in an epoch.
+class Stretch:
+    """Consecutive batches of one worker of one rank, and the fetches that they need beyond those before them.
 
-    Its rows have positions 0 .. P-1. Fetch f brings positions `start[f] : start[f] + count[f]`, which are the rows
-    `row[position]` of chunk `chunk[f]`. Before making its i-th batch a worker has done the first `need[i]` fetches.
+    Every row has a place from its fetch to its batch, a number that is another row's afterwards. Fetch f brings the
+    rows `row[start[f] : start[f] + count[f]]` of chunk `chunk[f]` to as many `place`s. Before batch i of the stretch
+    the first `need[i]` of its fetches are done; what is left of them is done at its end.
     """
 
     batches: Ints
-    """[S] batch numbers, ascending."""
+    """[S] batch numbers, ascending, and on from stretch to stretch."""
     emit: Ints
-    """[S, b] positions of each batch's rows, in lane order."""
+    """[S, b] places of each batch's rows, in lane order."""
     need: Ints
     """[S] fetches to have done before each batch."""
     chunk: Ints
     """[F] chunk of each fetch."""
     start: Ints
-    """[F] first position of each fetch."""
+    """[F] where in `row` and `place` each fetch begins."""
     count: Ints
     """[F] rows of each fetch."""
     row: NDArray[np.int32]
-    """[P] row inside its chunk of each position."""
-    valid: NDArray[np.bool_] | None
+    """[P] rows in their chunks."""
+    place: Ints
+    """[P] their places."""
+    valid: NDArray[np.bool_] | None = None
     """[S, b], False where a row only fills up the last batch of an evaluation; None: all are valid."""
-
-    @property
-    def slots(self) -> int:
-        """Largest number of rows fetched and not yet given away, the rows of the batch being made among them."""
-        if not len(self.batches):
-            return 0
-        fetched = np.concatenate([[0], np.cumsum(self.count)])[self.need]
-        return int((fetched - np.arange(len(self.batches)) * self.emit.shape[1]).max())
-
-    def rows(self) -> tuple[Ints, Ints]:
-        """(chunk, row) of every batch's rows, both [S, b]."""
-        chunk = np.empty(len(self.row), np.int64)
-        chunk[_ranges(self.start, self.count)] = np.repeat(self.chunk, self.count)
-        return chunk[self.emit], self.row[self.emit].astype(np.int64)
 
 
 def chunk_order(chunks: int, seed: int, epoch: int) -> Ints:
     """The epoch's permutation of the set's chunks."""
-    return np.argsort(_raw(chunks, "chunks", seed, epoch), kind="stable")
+    return np.argsort(_generator("chunks", seed, epoch).random_raw(chunks), kind="stable")
 
 
-def combinations(chunks: int, count: int, seed: int, epoch: int) -> Ints:
-    """[chunks] which of `count` (reference, view) combinations each chunk shows in this epoch.
+def combination(chunk: int, count: int, seed: int, epoch: int) -> int:
+    """Which of `count` (reference, view) combinations a chunk shows in this epoch.
 
     Drawn without replacement: in each block of `count` epochs a chunk shows each combination once, in an order
     drawn from (seed, block, chunk).
     """
-    keys = _raw(chunks * count, "combinations", seed, epoch // count).reshape(chunks, count)
-    return np.argsort(keys, axis=1, kind="stable")[:, epoch % count]
+    if count == 1:
+        return 0
+    before, skip = divmod(chunk * count, 4)  # Philox makes four numbers at a time
+    keys = _generator("combinations", seed, epoch // count, before=before).random_raw(skip + count)[skip:]
+    return int(np.argsort(keys, kind="stable")[epoch % count])
 
 
 def training(
     deal: Deal,
-    sizes: Ints,
+    sizes: NDArray[np.integer],
     seed: int,
     epoch: int,
     rank: int = 0,
@@ -114,140 +138,235 @@ def training(
     worker: int = 0,
     workers: int = 1,
     start: int = 0,
-) -> Schedule:
+) -> Iterator[Stretch]:
     """The batches `start + worker`, `start + worker + workers`, ... as worker `worker` of rank `rank` makes them.
 
-    `sizes` [chunks] are the chunks' lengths and sum to N. `ranks` divide K and `workers` divide G.
+    `sizes` [chunks] are the chunks' lengths and sum to N. `ranks` divide K and `workers` divide G. Places are below
+    `deal.lane_places` times the worker's lanes.
     """
-    permuted = chunk_order(len(sizes), seed, epoch)
-    bounds = np.concatenate([[0], np.cumsum(sizes[permuted])])
-    share = deal.batch // deal.lanes
     own = deal.lanes // ranks
-    cuts: list[_Lane] = []
-    batches: list[Ints] = []
-    emits: list[Ints] = []
-    base = 0
-    for group in range((start + worker) % workers, deal.groups, workers):
+    groups = range((start + worker) % workers, deal.groups, workers)
+    chunks = chunk_order(len(sizes), seed, epoch).astype(np.int32)
+    firsts, lengths, skips, names = [], [], [], []
+    for group in groups:
         total = deal.group_batches(group)
-        skip = min(total, max(0, -((group - start) // deal.groups)))
-        if skip == total:
-            continue
-        numbers = group + np.arange(skip, total) * deal.groups
-        steps = (numbers - start - worker) // workers
-        before = sum(deal.group_batches(g) for g in range(group)) * deal.batch
-        columns = []
+        before = sum(map(deal.group_batches, range(group))) * deal.batch
         for k in range(rank * own, (rank + 1) * own):
-            length = total * share
-            first = before + k * length
-            order = _window_order(length, deal, seed, epoch, group * deal.lanes + k)
-            lane = _lane(order, skip, share, first, permuted, bounds, steps, base)
-            base += len(lane.row)
-            cuts.append(lane)
-            columns.append(lane.emit)
-        batches.append(numbers)
-        emits.append(np.concatenate(columns, axis=1))
-    if not batches:
-        return _nothing(deal.batch // ranks)
-    numbers = np.concatenate(batches)
-    turn = np.argsort(numbers, kind="stable")
-    step = np.concatenate([lane.step for lane in cuts])
-    queue = np.argsort(step, kind="stable")
-    return Schedule(
-        batches=numbers[turn],
-        emit=np.concatenate(emits)[turn],
-        need=np.searchsorted(step[queue], np.arange(len(numbers)), side="right"),
-        chunk=np.concatenate([lane.chunk for lane in cuts])[queue],
-        start=np.concatenate([lane.start for lane in cuts])[queue],
-        count=np.concatenate([lane.count for lane in cuts])[queue],
-        row=np.concatenate([lane.row for lane in cuts]),
-        valid=None,
-    )
+            lengths.append(total * deal.share)
+            firsts.append(before + k * lengths[-1])
+            skips.append(min(total, max(0, -((group - start) // deal.groups))) * deal.share)
+            names.append(("lane", seed, epoch, group * deal.lanes + k))
+    begins = _begins(chunks, sizes, np.array(firsts, np.int64))
+    lanes = [
+        _Lane(deal, length, skip, chunks, sizes, begin, at * deal.lane_places, name)
+        for at, (length, skip, begin, name) in enumerate(zip(lengths, skips, begins, names, strict=True))
+    ]
+    first = start + worker
+    while first < deal.batches:
+        numbers = np.arange(first, min(deal.batches, first + deal.stretch * deal.groups), workers)
+        emit = np.empty((len(numbers), own * deal.share), np.int64)
+        pieces: list[_Piece] = []
+        for at, group in enumerate(groups):
+            steps = np.flatnonzero(numbers % deal.groups == group)
+            if not len(steps):
+                continue
+            for k, lane in enumerate(lanes[at * own : (at + 1) * own]):
+                emit[steps, k * deal.share : (k + 1) * deal.share], found = lane.take(steps)
+                pieces += found
+        pieces.sort(key=lambda piece: piece.step)
+        yield _stretch(numbers, emit, pieces)
+        first = int(numbers[-1]) + workers
 
 
 def evaluation(
-    sizes: Ints, batch: int, rank: int = 0, ranks: int = 1, worker: int = 0, workers: int = 1, start: int = 0
-) -> Schedule:
-    """Stored order: T = ceil(N / B) batches, rank r taking the r-th part of each. The last batch is filled up with
-    the set's last row, `valid` False there."""
-    samples = int(sizes.sum())
-    width = batch // ranks
-    numbers = np.arange(start + worker, -(-samples // batch), workers)
-    if not len(numbers):
-        return _nothing(width)
-    index = (numbers[:, None] * batch + rank * width + np.arange(width)).reshape(-1)
-    valid = (index < samples).reshape(len(numbers), width)
-    index = np.minimum(index, samples - 1)
-    bounds = np.concatenate([[0], np.cumsum(sizes)])
-    chunk = np.searchsorted(bounds, index, side="right") - 1
-    first = np.flatnonzero(np.concatenate([[True], chunk[1:] != chunk[:-1]]))
-    return Schedule(
-        batches=numbers,
-        emit=np.arange(len(index)).reshape(len(numbers), width),
-        need=np.searchsorted(first // width, np.arange(len(numbers)), side="right"),
-        chunk=chunk[first],
-        start=first,
-        count=np.diff(np.concatenate([first, [len(index)]])),
-        row=(index - bounds[chunk]).astype(np.int32),
-        valid=valid,
-    )
+    sizes: NDArray[np.integer],
+    batch: int,
+    rank: int = 0,
+    ranks: int = 1,
+    worker: int = 0,
+    workers: int = 1,
+    start: int = 0,
+) -> Iterator[Stretch]:
+    """Stored order: T = ceil(N / B) batches, rank r taking the r-th part of each.
+
+    Of one rank the last batch has the rows that are left. Of several it is filled up with the set's last row, `valid`
+    False there, so that every rank has as many batches of one size. Places are below `evaluation_places`.
+    """
+    ends = np.cumsum(sizes, dtype=np.int64)
+    samples, width = int(ends[-1]), batch // ranks
+    total = -(-samples // batch)
+    places = evaluation_places(int(sizes.max()), width)
+    stop = samples if ranks == 1 else total * batch
+    done = shown = 0  # rows of this worker fetched, batches made
+
+    def batch_of(position: int) -> int:
+        return start + worker + position // width * workers
+
+    while batch_of(done) < total:
+        index = batch_of(done) * batch + rank * width + done % width
+        if index >= stop:
+            break
+        chunk = int(np.searchsorted(ends, min(index, samples - 1), side="right"))
+        first = int(ends[chunk]) - int(sizes[chunk])
+        after = stop if chunk == len(ends) - 1 else int(ends[chunk])
+        own = np.arange(index, after)
+        number = own // batch
+        own = own[((number - start) % workers == worker) & (number >= start) & (own % batch // width == rank)]
+        place = (done + np.arange(len(own))) % places
+        done += len(own)
+        last = batch_of(done) * batch + rank * width + done % width >= stop or batch_of(done) >= total
+        full = done // width - shown
+        rows = np.minimum(own, samples - 1) - first
+        numbers = start + worker + (shown + np.arange(full)) * workers
+        emit = (shown * width + np.arange(full * width)).reshape(full, width) % places
+        indices = numbers[:, None] * batch + rank * width + np.arange(width)
+        valid = None if ranks == 1 else indices < samples
+        need = np.ones(full, np.int64)
+        yield Stretch(
+            numbers,
+            emit,
+            need,
+            np.array([chunk]),
+            np.array([0]),
+            np.array([len(own)]),
+            rows.astype(np.int32),
+            place,
+            valid,
+        )
+        shown += full
+        if last and done % width:
+            none = np.empty(0, np.int64)
+            tail = (shown * width + np.arange(done % width)) % places
+            yield Stretch(
+                np.array([batch_of(done)]), tail[None], np.array([0]), none, none, none, none.astype(np.int32), none
+            )
+            break
+
+
+def evaluation_places(chunk: int, width: int) -> int:
+    """Places that an evaluation's rows have at most: a batch that is not full yet, a chunk, and what fills up."""
+    return 2 * width + chunk
 
 
 @dataclass(frozen=True)
-class _Lane:
-    emit: Ints
-    step: Ints
-    chunk: Ints
-    start: Ints
-    count: Ints
+class _Piece:
+    """Rows of one lane out of one chunk, to be fetched before step `step` of a stretch."""
+
+    step: int
+    chunk: int
     row: NDArray[np.int32]
+    place: Ints
 
 
-def _window_order(length: int, deal: Deal, seed: int, epoch: int, lane: int) -> Ints:
-    uniform = (_raw(length, "lane", seed, epoch, lane) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return np.argsort(np.arange(length) + uniform * (deal.window * deal.chunk), kind="stable")
+class _Lane:
+    """One lane's rows, in the order in which they are shown: drawn and sorted a little ahead of their turn."""
+
+    def __init__(
+        self,
+        deal: Deal,
+        length: int,
+        skip: int,
+        chunks: NDArray[np.int32],
+        sizes: NDArray[np.integer],
+        begin: tuple[int, int],
+        base: int,
+        words: tuple[object, ...],
+    ) -> None:
+        """`length` rows from row `begin[1]` of the epoch's chunk `begin[0]` on, the first `skip` to be shown left
+        out; places from `base` on."""
+        self._share, self._span, self._places, self._base = deal.share, deal.span, deal.lane_places, base
+        self._length, self._chunks, self._sizes = length, chunks, sizes
+        self._random = _generator(*words)
+        self._keys = np.empty(0, np.float64)
+        self._rows = np.empty(0, np.int64)
+        self._sure = 0  # of these, how many come before all that are not drawn yet
+        self._drawn = 0
+        # The piece that is fetched next: its chunk, its first row there, its first position in the lane.
+        self._next, self._row, self._position = *begin, 0
+        self._reached = -1
+        self._left: Ints | None = None
+        if skip:
+            while skip:
+                skip -= len(self._take(min(skip, max(self._span, self._share))))
+            self._left = np.sort(self._rows)
+            self._left_until = self._drawn
+
+    def take(self, steps: Ints) -> tuple[Ints, list[_Piece]]:
+        """Places [len(steps), share] of the rows of the lane's next batches, and the pieces to be fetched for them.
+
+        A piece is fetched for the first batch that shows a row of it or of a later one: they come in lane order.
+        """
+        rows = self._take(len(steps) * self._share).reshape(len(steps), self._share)
+        reached = np.maximum.accumulate(np.maximum(rows.max(axis=1), self._reached))
+        self._reached = int(reached[-1])
+        pieces = []
+        while self._position <= self._reached:
+            chunk = int(self._chunks[self._next])
+            count = min(int(self._sizes[chunk]) - self._row, self._length - self._position)
+            kept = self._kept(self._position, self._position + count)
+            if len(kept):
+                step = int(steps[np.searchsorted(reached, self._position, side="left")])
+                row = (kept + (self._row - self._position)).astype(np.int32)
+                pieces.append(_Piece(step, chunk, row, self._place(kept)))
+            self._next, self._row, self._position = self._next + 1, 0, self._position + count
+        return self._place(rows), pieces
+
+    def _place(self, rows: Ints) -> Ints:
+        return self._base + rows % self._places
+
+    def _kept(self, first: int, after: int) -> Ints:
+        """The rows of the lane from `first` to `after` that are shown at all."""
+        if self._left is None or first >= self._left_until:
+            self._left = None
+            return np.arange(first, after)
+        low, high = np.searchsorted(self._left, (first, after))
+        return np.concatenate([self._left[low:high], np.arange(max(first, self._left_until), after)])
+
+    def _take(self, count: int) -> Ints:
+        while self._sure < count:
+            self._draw(count - self._sure)
+        rows, self._rows, self._keys = self._rows[:count], self._rows[count:], self._keys[count:]
+        self._sure -= count
+        return rows
+
+    def _draw(self, wanted: int) -> None:
+        count = min(max(wanted, self._span // 2), self._length - self._drawn)
+        rows = np.arange(self._drawn, self._drawn + count)
+        uniform = (self._random.random_raw(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        keys = np.concatenate([self._keys, rows + uniform * self._span])
+        # What is left is sorted and comes from before: a stable sort of both is that of the whole lane.
+        turn = np.argsort(keys, kind="stable")
+        self._keys, self._rows = keys[turn], np.concatenate([self._rows, rows])[turn]
+        self._drawn += count
+        done = self._drawn == self._length
+        self._sure = len(turn) if done else int(np.searchsorted(self._keys, self._drawn, side="left"))
 
 
-def _lane(
-    order: Ints, skip: int, share: int, first: int, permuted: Ints, bounds: Ints, steps: Ints, base: int
-) -> _Lane:
-    """One lane's rows, those of its group's first `skip` batches left out; positions count from `base`."""
-    length = len(order)
-    kept = np.zeros(length, bool)
-    kept[order[skip * share :]] = True
-    position = np.cumsum(kept) - 1 + base
-    lo = int(np.searchsorted(bounds, first, side="right")) - 1
-    hi = int(np.searchsorted(bounds, first + length, side="left"))
-    edges = np.clip(bounds[lo : hi + 1] - first, 0, length)
-    piece = np.repeat(np.arange(hi - lo), np.diff(edges))
-    count = np.bincount(piece[kept], minlength=hi - lo)
-    emit = order[skip * share :].reshape(len(steps), share)
-    # A chunk is fetched for the first batch that shows a row of it or of a later one: chunks come in lane order.
-    reached = np.maximum.accumulate(piece[emit].max(axis=1))
-    used = np.flatnonzero(count)
-    row = np.arange(length) + first - bounds[lo + piece]
-    return _Lane(
-        emit=position[emit],
-        step=steps[np.searchsorted(reached, used, side="left")],
-        chunk=permuted[lo + used],
-        start=base + np.concatenate([[0], np.cumsum(count[used])[:-1]]),
-        count=count[used],
-        row=row[kept].astype(np.int32),
+def _begins(chunks: NDArray[np.int32], sizes: NDArray[np.integer], firsts: Ints) -> list[tuple[int, int]]:
+    """Where lanes begin: for each, the place of its first chunk in the epoch's order, and its first row there."""
+    ends = np.cumsum(sizes[chunks], dtype=np.int64)
+    at = np.minimum(np.searchsorted(ends, firsts, side="right"), len(ends) - 1)
+    rows = firsts - (ends[at] - sizes[chunks[at]])
+    return list(zip(at.tolist(), rows.tolist(), strict=True))
+
+
+def _stretch(numbers: Ints, emit: Ints, pieces: list[_Piece]) -> Stretch:
+    steps = np.array([piece.step for piece in pieces], np.int64)
+    count = np.array([len(piece.row) for piece in pieces], np.int64)
+    none = np.empty(0, np.int64)
+    return Stretch(
+        batches=numbers,
+        emit=emit,
+        need=np.searchsorted(steps, np.arange(len(numbers)), side="right"),
+        chunk=np.array([piece.chunk for piece in pieces], np.int64),
+        start=np.cumsum(count) - count,
+        count=count,
+        row=np.concatenate([none.astype(np.int32), *(piece.row for piece in pieces)]),
+        place=np.concatenate([none, *(piece.place for piece in pieces)]),
     )
 
 
-def _nothing(width: int) -> Schedule:
-    none = np.empty(0, np.int64)
-    return Schedule(none, np.empty((0, width), np.int64), none, none, none, none, np.empty(0, np.int32), None)
-
-
-def _ranges(start: Ints, count: Ints) -> Ints:
-    """start[0] .. start[0]+count[0]-1, start[1] .. , end to end."""
-    ends = np.cumsum(count)
-    ranges: Ints = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(start - (ends - count), count)
-    return ranges
-
-
-def _raw(count: int, *words: object) -> NDArray[np.uint64]:
+def _generator(*words: object, before: int = 0) -> np.random.Philox:
+    """The random numbers that `words` name, after the first `before` * 4 of them."""
     digest = hashlib.blake2b("|".join(map(str, words)).encode(), digest_size=16).digest()
-    generator = np.random.Philox(key=np.frombuffer(digest, "<u8"))
-    return np.asarray(generator.random_raw(count), np.uint64)
+    return np.random.Philox(key=np.frombuffer(digest, "<u8"), counter=before)

@@ -6,6 +6,7 @@ chunks are read through the shard's index, and every checksum is verified before
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,12 +14,13 @@ import torch
 
 from fmshards import store
 from fmshards.errors import InputError
-from fmshards.reader.catalog import PLAIN, open_catalog
-from fmshards.reader.fetch import Fetcher
+from fmshards.reader import PLAIN, Fetcher, layer_names, open_catalog
 from fmshards.stream import order
+from fmshards.stream.arguments import dtype_of, field_names, flag, memory_bytes, whole
 from fmshards.stream.batch import KEYS, batch_of, chunk_columns
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import EpochCounter
+from fmshards.stream.samples import check_chunk
 
 _AT_ONCE = 32
 """Samples decoded in one call: enough to be quick, few enough to hold little."""
@@ -28,12 +30,21 @@ class ChunkDecoder:
     """The stage that `decode_chunks` makes: called with an iterator of `{"url": ...}`, it yields samples."""
 
     def __init__(
-        self, layers: Sequence[str] | str | None, augment: bool, seed: int, epoch: int, dtype: torch.dtype
+        self,
+        layers: Sequence[str] | str | None,
+        augment: bool,
+        seed: int,
+        epoch: int,
+        dtype: torch.dtype,
+        fields: Sequence[str] | None,
+        memory: int,
     ) -> None:
         self.layers = layers
         self.augment = augment
         self.seed = seed
         self.dtype = dtype
+        self.fields = fields
+        self.memory = memory
         self._epochs = EpochCounter(epoch)
 
     @property
@@ -43,7 +54,7 @@ class ChunkDecoder:
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next run of the pipeline epoch `epoch`; later ones count on from there."""
-        self._epochs.set(epoch)
+        self._epochs.set(whole("epoch", epoch, 0))
 
     def __call__(self, source: Iterable[Any]) -> Iterator[dict[str, Any]]:
         """Samples of the shards that `source` names, each shard's in stored order."""
@@ -51,8 +62,11 @@ class ChunkDecoder:
 
     def _samples(self, source: Iterable[Any], epoch: int) -> Iterator[dict[str, Any]]:
         known: dict[tuple[str, str], tuple[Fetcher, FeatureDecoder]] = {}
+        if not isinstance(source, Iterable):
+            raise InputError(f"decode_chunks takes an iterable of shards' URLs, found {type(source).__name__}")
         for item in source:
             url = item.get("url") if isinstance(item, dict) else item
+            url = os.fspath(url) if isinstance(url, os.PathLike) else url
             if not isinstance(url, str):
                 raise InputError(
                     "decode_chunks takes shards' URLs, as SimpleShardList yields them: put it after the shard list "
@@ -61,8 +75,9 @@ class ChunkDecoder:
             folder, name = store.parent(url), url.rstrip("/").rsplit("/", 1)[-1]
             place = store.parent(folder), folder.rstrip("/").rsplit("/", 1)[-1]
             if place not in known:
-                catalog = open_catalog(place[0], self.layers or place[1])
-                known[place] = Fetcher(catalog), FeatureDecoder(catalog, dtype=self.dtype)
+                catalog = open_catalog(place[0], place[1] if self.layers is None else self.layers)
+                check_chunk(catalog, catalog.combinations if self.augment else (PLAIN,), self.memory)
+                known[place] = Fetcher(catalog, self.fields), FeatureDecoder(catalog, dtype=self.dtype)
             yield from self._shard(url, name, *known[place], epoch)
 
     def _shard(
@@ -72,9 +87,9 @@ class ChunkDecoder:
         if name not in catalog.shard_names:
             raise InputError(f"{url}: the manifest of {catalog.url} has no shard {name}; check the URL")
         shown = catalog.combinations
-        drawn = order.combinations(len(catalog.sizes), len(shown), self.seed, epoch)
-        for chunk in (catalog.places[:, 0] == catalog.shard_names.index(name)).nonzero()[0].tolist():
-            combination = shown[drawn[chunk]] if self.augment else PLAIN
+        for chunk in catalog.chunks_of(catalog.shard_names.index(name)):
+            drawn = order.combination(chunk, len(shown), self.seed, epoch) if self.augment else 0
+            combination = shown[drawn] if self.augment else PLAIN
             columns = chunk_columns(fetcher.fetch(chunk, combination), [layer.name for layer in catalog.layers])
             for at in range(0, len(columns[KEYS]), _AT_ONCE):
                 part = {key: column[at : at + _AT_ONCE].copy() for key, column in columns.items()}
@@ -88,7 +103,9 @@ def decode_chunks(
     augment: bool = True,
     seed: int = 0,
     epoch: int = 0,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
+    fields: Sequence[str] | str | None = None,
+    memory: int | str = "1GB",
 ) -> ChunkDecoder:
     """A stage `{"url": SET/LAYER/000000.tar}` -> samples, for a wds.DataPipeline; any WebDataset stage may follow.
 
@@ -99,12 +116,21 @@ def decode_chunks(
     `theta` float32 [2, 3], `view` int and `mirrored` bool say how it was augmented. A `wds.decode` after it takes
     `partial=True`, since values are not bytes any more. `layers`: those to read side by side; None is the one whose
     folder the URL names. augment: False gives base features unmoved. Each run of the pipeline is the next epoch, in
-    all workers alike; `set_epoch` sets it.
+    all workers alike; `set_epoch` sets it. fields: names of the stored fields to decode and hand on, None for all, []
+    for none. memory: bytes (or "2GB") that the rows of the one chunk that is held may take.
 
     Raises, at the first sample of a shard, FormatError where its set is not whole, InputError where the set has no
-    such shard or layer, CorruptError where bytes are missing or changed.
+    such shard, layer or field or its chunks do not fit the memory, CorruptError where bytes are missing or changed.
     """
-    return ChunkDecoder(layers, augment, seed, epoch, dtype)
+    return ChunkDecoder(
+        layer_names(layers),
+        flag("augment", augment),
+        whole("seed", seed),
+        whole("epoch", epoch, 0),
+        dtype_of(dtype),
+        field_names(fields),
+        memory_bytes(memory),
+    )
 
 
 def _split(batch: dict[str, Any], url: str) -> Iterator[dict[str, Any]]:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-import operator
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from fmshards.errors import InputError
-from fmshards.reader.catalog import PLAIN, Combination, open_catalog
-from fmshards.reader.fetch import Fetched, Fetcher
-from fmshards.stream.batch import KEYS, fields_of
+from fmshards.reader import PLAIN, Catalog, Combination, Fetched, Fetcher, open_catalog
+from fmshards.shards import BASE, MIRROR
+from fmshards.stream.arguments import field_names, memory_bytes, whole
+from fmshards.stream.batch import KEYS, fields_of, rows_of
 from fmshards.stream.decode import FeatureDecoder
 
 
 class Samples(Sequence[dict[str, Any]]):
     """The samples of a set in stored order. `len`, iteration, and `[i]` with i from -len to len - 1."""
 
-    def __init__(self, url: str, layers: Sequence[str] | str | None = None) -> None:
-        self.catalog = open_catalog(str(url), layers)
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        layers: Sequence[str] | str | None = None,
+        fields: Sequence[str] | str | None = None,
+        memory: int | str = "1GB",
+    ) -> None:
+        wanted, allowed = field_names(fields), memory_bytes(memory)
+        self.catalog = open_catalog(url, layers)
+        check_chunk(self.catalog, self.catalog.combinations, allowed)
         self._decoder = FeatureDecoder(self.catalog)
-        self._fetcher = Fetcher(self.catalog)
+        self._fetcher = Fetcher(self.catalog, wanted)
+        if wanted:
+            self._fetcher.check_fields()
         self._held: tuple[int, Combination, Fetched] | None = None
 
     def __len__(self) -> int:
@@ -47,14 +57,14 @@ class Samples(Sequence[dict[str, Any]]):
         plan = self.catalog.manifest.plan
         if reference not in plan.references:
             raise InputError(f"{self.catalog.url}: no reference {reference!r}; it has {', '.join(plan.references)}")
-        if not 0 <= view <= plan.views:
+        if not 0 <= whole("view", view) <= plan.views:
             raise InputError(f"{self.catalog.url}: no view {view}; it has {plan.views} views, and 0 stands for none")
         fetched, row = self._find(i, Combination(reference, 0))
-        theta = torch.eye(2, 3) if reference == "base" else torch.tensor([[-1.0, 0, 0], [0, 1, 0]])
+        theta = torch.eye(2, 3) if reference == BASE else torch.tensor([[-1.0, 0, 0], [0, 1, 0]])
         batch = {
-            **{name: torch.from_numpy(rows[row : row + 1].copy()) for name, rows in fetched.rows.items()},
+            **{name: torch.from_numpy(rows[row : row + 1].copy()) for name, rows in rows_of(fetched).items()},
             "theta": theta[None],
-            "mirrored": torch.tensor([reference == "mirror"]),
+            "mirrored": torch.tensor([reference == MIRROR]),
         }
         layers = self.catalog.layers
         out: dict[str, Any] = {KEYS: fetched.keys[row], "__url__": fetched.where.rsplit(": chunk", 1)[0]}
@@ -67,14 +77,14 @@ class Samples(Sequence[dict[str, Any]]):
 
     def keys(self) -> list[str]:
         """Every sample's key, in stored order; reads the whole of one layer's base rows."""
-        return [key for chunk in range(len(self.catalog.sizes)) for key in self._chunk(chunk, PLAIN).keys]
+        return [key for chunk in range(self.catalog.chunks) for key in self._chunk(chunk, PLAIN).keys]
 
     def _view(self, i: int, view: int) -> dict[str, Any]:
         shown = next(c for c in self.catalog.combinations if c.view == view)
         fetched, row = self._find(i, shown)
         out: dict[str, Any] = {}
         for layer in self.catalog.layers:
-            rows = fetched.rows.get(f"{layer.name}.view_rows")
+            rows = fetched.rows[layer.name].get(f"view{view}")
             if rows is not None:
                 out[f"{layer.name}.view"] = self._decoder.decode_view(layer.name, rows[row : row + 1])[0]
         if fetched.theta is not None:
@@ -82,12 +92,11 @@ class Samples(Sequence[dict[str, Any]]):
         return out
 
     def _find(self, i: int, shown: Combination) -> tuple[Fetched, int]:
-        i = operator.index(i)
+        i = whole("a sample's number", i)
         if not -len(self) <= i < len(self):
             raise IndexError(f"sample {i} of {len(self)}")
-        i %= len(self)
-        chunk = int(np.searchsorted(self.catalog.first, i, side="right")) - 1
-        return self._chunk(chunk, shown), i - int(self.catalog.first[chunk])
+        chunk, row = self.catalog.find(i % len(self))
+        return self._chunk(chunk, shown), row
 
     def _chunk(self, chunk: int, shown: Combination) -> Fetched:
         if self._held is None or self._held[:2] != (chunk, shown):
@@ -95,9 +104,28 @@ class Samples(Sequence[dict[str, Any]]):
         return self._held[2]
 
 
-def open_shards(url: str, layers: Sequence[str] | str | None = None) -> Samples:
+def open_shards(
+    url: str | os.PathLike[str],
+    layers: Sequence[str] | str | None = None,
+    *,
+    fields: Sequence[str] | str | None = None,
+    memory: int | str = "1GB",
+) -> Samples:
     """The samples of the set at `url` by their numbers, `layers` of them (None: all).
 
-    Raises FormatError where there is no whole set, InputError for an unknown layer.
+    fields: names of the stored fields to decode and hand on, None for all, [] for none. memory: bytes (or "2GB") that
+    a chunk's rows may take.
+
+    Raises FormatError where there is no whole set, InputError for an unknown layer or field or too little memory.
     """
-    return Samples(url, layers)
+    return Samples(url, layers, fields, memory)
+
+
+def check_chunk(catalog: Catalog, shown: Sequence[Combination], memory: int) -> None:
+    """Raise InputError unless `memory` bytes hold a chunk's rows: a filter may make many out of few stored bytes."""
+    row_bytes = max(catalog.row_bytes(combination) for combination in shown)
+    if catalog.largest * row_bytes > memory:
+        raise InputError(
+            f"memory={memory} does not hold a chunk of {catalog.url}: {catalog.largest * row_bytes} bytes, "
+            f"{catalog.largest} samples of {row_bytes} bytes; give more memory or fewer layers"
+        )

@@ -12,50 +12,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmshards.errors import FormatError
-from fmshards.stream.order import Schedule
 
 Columns = dict[str, NDArray[Any]]
 
 
 class Window:
-    """Carries out one schedule: `put` the fetches in its order, `take` the batches in its order."""
+    """Carries out a schedule: `put` the fetches of its stretches in their order, `take` the batches in theirs."""
 
-    def __init__(self, schedule: Schedule) -> None:
-        self._schedule = schedule
-        self._slot = np.empty(len(schedule.row), np.int32)
-        self._free = np.arange(schedule.slots, dtype=np.int32)[::-1].copy()
-        self._left = schedule.slots
+    def __init__(self, slots: int, places: int) -> None:
+        """`slots`: rows held at most; `places`: one more than the largest place that the schedule names."""
+        self._slot = np.empty(places, np.int32)
+        self._free = np.arange(slots, dtype=np.int32)[::-1].copy()
+        self._left = slots
         self._columns: Columns = {}
-        self.fetched = 0
 
     @property
     def bytes(self) -> int:
         """Bytes that the window's rows take."""
         return sum(column.nbytes for column in self._columns.values() if column.dtype == np.uint8)
 
-    def put(self, columns: Mapping[str, NDArray[Any]], where: str) -> None:
-        """The next fetch's columns, one entry for each row of its chunk; those that this worker shows are kept."""
-        plan, f = self._schedule, self.fetched
-        start, count = int(plan.start[f]), int(plan.count[f])
-        row = plan.row[start : start + count]
+    def put(
+        self, columns: Mapping[str, NDArray[Any]], row: NDArray[np.int32], place: NDArray[np.int64], where: str
+    ) -> None:
+        """A fetch's columns, one entry for each row of its chunk; its rows `row` are kept, at the places `place`."""
+        count = len(row)
+        if count > self._left:
+            self._grow(count - self._left)
         self._left -= count
         slots = self._free[self._left : self._left + count]
-        self._slot[start : start + count] = slots
+        self._slot[place] = slots
         self._open(columns, where)
         # Rows of a lane's part of a chunk mostly follow each other: a slice of them needs no copy.
-        straight = int(row[-1]) - int(row[0]) + 1 == count
+        straight = bool((np.diff(row) == 1).all())
         chosen: Any = slice(int(row[0]), int(row[-1]) + 1) if straight else row
         for name, column in columns.items():
             self._columns[name][slots] = column[chosen]
-        self.fetched += 1
 
-    def take(self, i: int) -> Columns:
-        """The i-th batch, [b, ...] of each column; its slots are free afterwards."""
-        slots = self._slot[self._schedule.emit[i]]
+    def take(self, place: NDArray[np.int64]) -> Columns:
+        """The batch of the rows at `place`, [b, ...] of each column; their slots are free afterwards."""
+        slots = self._slot[place]
         batch = {name: column[slots] for name, column in self._columns.items()}
         self._free[self._left : self._left + len(slots)] = slots
         self._left += len(slots)
         return batch
+
+    def _grow(self, count: int) -> None:
+        # A lane holds more than `lane_slots` in one epoch of very many; nothing is lost then but some memory.
+        slots = len(self._free)
+        more = np.arange(slots, slots + count, dtype=np.int32)
+        self._free = np.concatenate([self._free[: self._left], more, self._free[self._left :]])
+        self._left += count
+        for name, column in self._columns.items():
+            self._columns[name] = np.concatenate([column, np.empty((count, *column.shape[1:]), column.dtype)])
 
     def _open(self, columns: Mapping[str, NDArray[Any]], where: str) -> None:
         if not self._columns:

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmshards.augment import FLIP, Mirror, compose, fresh_theta, parse_recipe, phi_of, view_reference, view_theta
+from fmshards.augment import (
+    FLIP,
+    Mirror,
+    check_drawable,
+    compose,
+    fresh_theta,
+    parse_recipe,
+    phi_of,
+    view_reference,
+    view_theta,
+)
 from fmshards.errors import InputError
 
 SIZE = (32, 48)
@@ -175,3 +185,14 @@ def test_views_without_a_mirror_draw_their_flip() -> None:
     assert view_reference(2, parse_recipe("crop(pad=4)"), Mirror("stored")) == "base"
     custom = view_theta(parse_recipe(lambda image: image), Mirror("none"), 0, "s", ["a"], 2, SIZE)
     assert np.array_equal(custom[0], np.tile(np.eye(2, 3), (2, 1, 1)))
+
+
+def test_whether_a_recipe_can_be_drawn_is_known_before_any_sample() -> None:
+    for text in RECIPES:
+        check_drawable(parse_recipe(text), SIZE, ("base", "mirror"))
+    check_drawable(parse_recipe("flip(p=0.3)"), SIZE, ("base",))
+    check_drawable(parse_recipe(lambda image: image), SIZE, ("base",))
+    with pytest.raises(InputError, match="mirror=none"):
+        check_drawable(parse_recipe("flip(p=0.3)"), SIZE, ("base", "mirror"))
+    with pytest.raises(InputError, match="out of sight"):
+        check_drawable(parse_recipe("crop(pad=32)"), SIZE, ("base",))

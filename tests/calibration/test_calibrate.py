@@ -128,7 +128,7 @@ def test_a_relu_is_noticed(images, preprocess):
 
 def test_without_a_recipe_there_is_nothing_to_measure(images, preprocess):
     found = run(mostly_equivariant, images, preprocess, parse_recipe(None), STORED, 0, None)["cut"]
-    assert dataclasses.astuple(found) == (None, (), None, None, None, None, False, None, None)
+    assert dataclasses.astuple(found) == (None, (), None, None, None, None, False)
 
 
 def several(x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -211,7 +211,7 @@ def test_the_prefix_runs_for_all_layers_at_once_and_a_known_number_of_times(
         return several(x)
 
     told = []
-    run(prefix, images, preprocess, recipe, mirror, 1, 0.5, SEVERAL, batch=7, progress=lambda *done: told.append(done))
+    run(prefix, images, preprocess, recipe, mirror, 1, 0.5, SEVERAL, batch=7, stage=lambda *done: told.append(done))
     grid = 33 * 8 if recipe.moves else 0
     assert sum(seen) == 1 + grid + passes * len(images)
     assert [name for name, *_ in told] == ["calibration"] * len(seen)

@@ -50,7 +50,7 @@ def families(spec: FeatureSpec, n: int, seed: int = 0) -> torch.Tensor:
 def sample_of(spec: FeatureSpec, x: torch.Tensor, batch: int = 16) -> ChannelSample:
     sample = ChannelSample(spec, len(x))
     for start in range(0, len(x), batch):
-        sample.add(x[start : start + batch], range(start, min(start + batch, len(x))))
+        sample.add(x[start : start + batch])
     return sample
 
 

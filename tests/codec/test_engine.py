@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from fmshards.codec import FeatureSpec, codec_for, engine_zfpy
+from fmshards.codec import FeatureSpec, codec_for
 from fmshards.codec.threads import over_rows
+from fmshards.codec.zfp import on_zfpy
 from fmshards.codec.zfp.engine import engine
 from fmshards.kernels.machine import way
 
@@ -162,6 +163,6 @@ def test_decoding_needs_no_second_batch_of_memory():
 
 def test_zfpy_says_what_it_can_write_into():
     out = np.empty((2, 4, 4, 4), np.float32)
-    assert engine_zfpy.writes(out, "torch.float32")
-    assert not engine_zfpy.writes(out.transpose(0, 2, 1, 3), "torch.float32")
-    assert not engine_zfpy.writes(out, "torch.bfloat16")
+    assert on_zfpy.writes(out, "torch.float32")
+    assert not on_zfpy.writes(out.transpose(0, 2, 1, 3), "torch.float32")
+    assert not on_zfpy.writes(out, "torch.bfloat16")

@@ -45,7 +45,7 @@ def test_rows_come_back(spec, rate, name, n, numba):
 @pytest.mark.parametrize("rate", RATES)
 def test_it_is_a_codec_like_the_others(rate):
     plain, codec = codec_for(rate, MAP), codec_for(rate, MAP, filter="zstd")
-    for name in ("name", "extension", "spec", "order", "row_bytes", "rate", "item_bytes"):
+    for name in ("name", "extension", "spec", "row_bytes", "rate", "item_bytes"):
         assert getattr(codec, name) == getattr(plain, name)
     assert codec.config() == {**plain.config(), "filter": "zstd"}
     assert codec_from_config(codec.config()) == codec
@@ -114,3 +114,15 @@ def test_one_row_alone(spec):
     codec = codec_for("int3", spec, filter="zstd")
     rows = codec.encode(values("relu", (1, *spec.shape)))
     assert (codec.rows(codec.member(rows), 1) == rows).all()
+
+
+def test_a_frame_too_short_for_what_it_states_takes_no_memory():
+    codec = codec_for("fp32", FeatureSpec("map", (64, 1024, 1024)), filter="zstd")
+    n = 4096  # a terabyte
+    whole = zstandard.ZstdCompressor(write_content_size=True).compressobj(size=n * codec.row_bytes)
+    frame = whole.compress(bytes(1000)) + whole.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    assert zstandard.frame_content_size(frame) == n * codec.row_bytes
+    with pytest.raises(CorruptError, match="cannot hold so many"):
+        codec.rows(frame, n)
+    assert codec.member_memory(n) >= n * codec.row_bytes
+    assert codec_for("fp32", codec.spec).member_memory(n) == 0

@@ -11,7 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmshards.codec import FeatureSpec, StepSample, codec_for, codec_from_config, engine_int, fit_steps
+from fmshards.codec import FeatureSpec, codec_for, codec_from_config
+from fmshards.codec.integer.runs import Runs
+from fmshards.codec.integer.steps import StepSample, fit_steps
 from fmshards.errors import CodecError, CorruptError, FormatError, InputError
 from fmshards.kernels import jit
 from tests.codec import reference_int
@@ -136,6 +138,22 @@ def test_the_largest_values_decode_finite_or_are_refused(top, channel):
                 assert "infinity" in str(error)  # noqa: PT017
             else:
                 assert np.abs(back / np.float32(top) - x / np.float32(top)).max() < 1.01 / (2**bits - 1)
+
+
+@pytest.mark.parametrize("channel", [False, True])
+@pytest.mark.parametrize("exponent", [-149, -140, -126, -110, -101, -100, -99, -95])
+def test_no_error_is_larger_than_the_energy_however_small_the_values(channel, exponent):
+    rng = np.random.default_rng(exponent + 150)
+    x = rng.random((2, 16, 8, 8)) * 2.0**exponent
+    x[:, 4:8] = np.where(rng.random((2, 4, 8, 8)) < 0.98, 0, x[:, 4:8])
+    x[:, 8:12] *= -1
+    x[:, 12:] -= 0.3 * 2.0**exponent
+    x = x.astype(np.float32)
+    for bits in (2, 4, 8):
+        codec = codec_of(MAP, bits, channel, x)
+        back = codec.decode(codec.encode(x)).numpy().astype(np.float64)
+        error, energy = np.square(back - x).sum((0, 2, 3)), np.square(x.astype(np.float64)).sum((0, 2, 3))
+        assert (error <= energy * (1 + 1e-12)).all()
 
 
 def test_more_bits_give_less_error():
@@ -310,5 +328,5 @@ def test_a_list_of_steps_alone_is_refused():
 
 
 def test_engines_are_told_the_same_of_a_feature():
-    runs = engine_int.Runs(FeatureSpec("tokens", (17, 24), (4, 4), 1), 3, None)
+    runs = Runs(FeatureSpec("tokens", (17, 24), (4, 4), 1), 3, None)
     assert (runs.count, runs.length, runs.turned, runs.head, runs.run_bytes) == (24, 17, True, 96, 7)

@@ -108,7 +108,7 @@ def test_a_shard_that_cannot_be_looked_for_is_not_missing(
         ({"recipe": "flip+crop(pad=2)"}, ["recipe"]),
         ({"mirror": "none"}, ["mirror: none here, stored in plan.json"]),
         ({"preprocess": "resize(32)+normalize(imagenet)"}, ["preprocess"]),
-        ({"weights": None}, ["layer layer1", "layer layer2", "weights"]),
+        ({"weights": None}, ["written by other weights"]),
         ({"precision": "bf16"}, ["dtype: bf16 here, float32 in plan.json"]),
         ({"calibration": 32}, ["calibration: 32 here, 16 in plan.json"]),
         ({"views": 1, "sensitive": 0.5}, ["views: 1 here, 0 in plan.json", "sensitive: 0.5 here"]),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from fmshards.codec import FeatureSpec
-from fmshards.errors import ModelError
-from fmshards.model import cuts, cuts_of, find_cut, split
+from fmshards.errors import InputError, ModelError
+from fmshards.model import blank_image, cuts, cuts_of, find_cut, load_model, multi_prefix, row_bytes, split
 from tests.model import nets
 from tests.model.conftest import SMALL, analysed
 
@@ -110,3 +112,53 @@ def test_unknown_names_are_errors_that_pickle() -> None:
         find_cut(cuts(nets.Net(), torch.zeros(1, 3, 8, 8)), "bdoy")
     assert "body" in str(caught.value)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_bytes_at_a_rate_stand_beside_those_of_fp32() -> None:
+    listed = {c.name: c for c in cuts(nets.Net(), torch.zeros(1, 3, 8, 8))}
+    stem = listed["stem"]
+    assert stem.bytes == 8 * 8 * 8 * 4
+    assert row_bytes(stem, "fp32") == stem.bytes
+    assert (row_bytes(stem, 4), row_bytes(stem, "int4-channel"), row_bytes(stem, "fp16")) == (256, 256, 1024)
+    with pytest.raises(InputError, match="rate 'much'"):
+        row_bytes(stem, "much")
+
+
+def test_a_network_of_one_channel_gets_an_example_of_one_and_says_so() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 2))
+    assert blank_image(model, (8, 8)).shape == (1, 1, 8, 8)
+    prefix, suffix = split(model.eval(), "1", torch.zeros(1, 1, 8, 8))
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(suffix(prefix(x)), model(x))
+    with pytest.raises(ModelError, match=r"takes images of 1 channel, found 3.*preprocess="):
+        cuts(model, torch.zeros(1, 3, 8, 8))
+
+
+WRONG: list[Any] = [None, 7, 1.5, True, b"x", ["a", "b"], {"a": 1}, ("a",), object(), torch.zeros(2), lambda x: x]
+
+
+@pytest.mark.parametrize("value", WRONG, ids=lambda v: type(v).__name__)
+def test_arguments_of_another_kind_are_refused_by_name(value: Any) -> None:
+    model, x = nets.Net(), torch.zeros(1, 3, 8, 8)
+    calls: dict[str, Callable[[], Any]] = {
+        "model": lambda: cuts(value, x),
+        "cut": lambda: split(model, value, x),
+        "cuts": lambda: multi_prefix(model, [value], x),
+        "name": lambda: load_model(value),
+    }
+    if value is not None:
+        if not isinstance(value, torch.Tensor):
+            calls["example"] = lambda: cuts(model, value)
+        calls["analysis"] = lambda: split(model, "stem", x, analysis=value)
+        calls["weights"] = lambda: load_model("torchvision:resnet18", value)
+    for argument, call in calls.items():
+        with pytest.raises(InputError, match=argument):
+            call()
+
+
+def test_several_cuts_are_asked_for_by_a_list() -> None:
+    with pytest.raises(InputError, match="multi_prefix"):
+        split(nets.Net(), ["stem", "mid"], torch.zeros(1, 3, 8, 8))  # type: ignore[arg-type]
+    for value in ("stem", None, 3):
+        with pytest.raises(InputError, match="cuts is"):
+            multi_prefix(nets.Net(), value, torch.zeros(1, 3, 8, 8))  # type: ignore[arg-type]

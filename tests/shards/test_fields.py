@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from fmshards.errors import FormatError, InputError
-from fmshards.shards import ShardWriter, batch_names, check_readable, column, decode_field, read_index, served_names
+from fmshards.shards import (
+    ShardWriter,
+    batch_names,
+    check_layer_names,
+    check_readable,
+    column,
+    decode_field,
+    read_index,
+    served_names,
+)
 from fmshards.shards.envelope import seal
 from fmshards.shards.meta import parse_meta
 
@@ -142,6 +151,13 @@ def test_every_name_of_a_batch_is_taken() -> None:
         "b.rows": "b.rows",
         "a.rows": "field.a.rows",
     }
+
+
+@pytest.mark.parametrize("layers", [["a", "view"], ["theta"], ["valid", "a"], ["a", "a.rows"], ["a.view", "a"]])
+def test_a_layer_with_a_name_of_the_batch_is_refused(layers: list[str]) -> None:
+    with pytest.raises(InputError, match="a batch has that name for something else"):
+        check_layer_names(layers)
+    check_layer_names(["a", "b", "views", "a.row"])
 
 
 def test_a_stored_field_that_is_nested_too_deep_is_not_read() -> None:

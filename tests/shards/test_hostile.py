@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmshards import store
-from fmshards.errors import CorruptError, FormatError, InputError, MismatchError
+from fmshards.errors import CorruptError, FmshardsError, FormatError, InputError, MismatchError
 from fmshards.shards import (
     Manifest,
     Plan,
@@ -210,6 +210,55 @@ def test_json_bombs(data: bytes) -> None:
     for load in (Plan.from_bytes, Manifest.from_bytes):
         with pytest.raises(FormatError, match=r"^here"):
             load(data, "here")
+
+
+EMPTY = {
+    "lists": b"[],",
+    "objects": b"{},",
+    "zeros": b"0,",
+    "text": b'"",',
+    "pairs": b'{"a":[0]},',
+    "spread": b"[ ] , ",
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_json_of_too_many_values_takes_no_memory(name: str) -> None:
+    unit = EMPTY[name]
+    data = b'{"shards":[' + unit * ((60 << 20) // len(unit)) + b"0]}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match="here: not valid JSON: it holds more than 8,388,608 values"):
+            Manifest.from_bytes(data, "here")
+        assert tracemalloc.get_traced_memory()[1] < (130 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+def test_commas_and_brackets_in_text_are_no_values() -> None:
+    plan = replace(PLAN, options={"note": '",[{\\"' * 2_000_000})
+    assert Plan.from_bytes(plan.to_bytes(), "here") == plan
+
+
+def test_open_objects_are_not_nested_without_end() -> None:
+    deep: Any = 0
+    for _ in range(40):
+        deep = {"a": [deep]}
+    with pytest.raises(InputError, match="plan: provenance is nested more than 32 deep"):
+        replace(PLAN, provenance=deep)
+    data = PLAN.to_bytes().replace(b'"provenance":{', b'"provenance":{"a":' + b"[" * 500 + b"]" * 500 + b",")
+    with pytest.raises(FmshardsError, match="nested"):
+        Plan.from_bytes(data, "here")
+    data = PLAN.to_bytes().replace(b'"chunk":8', b'"chunk":' + b"[" * 900 + b"]" * 900)
+    with pytest.raises(FormatError, match=r"here: chunk must be a whole number.*found \[\["):
+        Plan.from_bytes(data, "here")
+
+
+@pytest.mark.timeout(60)
+def test_a_name_twice_among_many_is_found_at_once() -> None:
+    many = tuple(replace(PLAN.inputs[0], name=f"{i:06d}") for i in range(40_000))
+    with pytest.raises(FormatError, match="inputs name '000007' twice"):
+        replace(PLAN, inputs=(*many, many[7])).to_bytes()
 
 
 def test_lone_surrogates_in_free_objects() -> None:

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmshards.codec import FeatureSpec, StepSample, channel_bits, codec_for, fit_steps
+from fmshards.codec import FeatureSpec, codec_for
+from fmshards.codec.integer.codec import IntCodec
+from fmshards.codec.integer.steps import StepSample, fit_steps
 from fmshards.shards import Manifest, layer_url, read_chunk, read_index
 from tests.shards import layout40, reader40
 from tests.shards.build import SHAPES, features, small_plan, write_set
@@ -84,8 +86,8 @@ def test_it_decodes_every_kind_and_rate(spec: FeatureSpec, rate: Any, filter: st
     x = features(n, spec.shape, random.randrange(1000))
     sample = StepSample(spec)
     sample.add(x)
-    bits = channel_bits(rate)
-    steps = fit_steps(sample, bits, filter is not None) if bits else None
+    bits, of_channels = IntCodec.setting(rate) or (0, False)
+    steps = fit_steps(sample, bits, filter is not None) if of_channels else None
     codec = codec_for(rate, spec, order if isinstance(rate, (int, float)) else None, steps, filter)
     rows = codec.encode(x)
     found = reader40.decode(codec.config(), codec.member(rows), n)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fmshards.codec import on_cuda
+from fmshards.kernels import cuda
 from fmshards.stream import FeatureDecoder, loader
-from tests.kernels import DEVICE
 from tests.sets import build_set
+from tests.triton_here import DEVICE
 
 SETS = {
     "flipped": {"layers": {"layer2": "1", "layer3": "bf16"}, "recipe": "flip+crop(pad=4)"},
@@ -35,7 +35,7 @@ def pair(url, monkeypatch):
     """A batch, and what the CPU makes of it; from then on the interpreter's tensors count as a device's."""
     batch = batch_of(url)
     expected = {dtype: FeatureDecoder(url, dtype=dtype)(batch) for dtype in (torch.float32, torch.bfloat16)}
-    monkeypatch.setattr(on_cuda, "available", lambda device: device.type == DEVICE.type)
+    monkeypatch.setattr(cuda, "usable", lambda device, *_: device.type == DEVICE.type)
     return moved_to(batch, DEVICE), expected
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
+import operator
 import pickle
-import shutil
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from fmshards.errors import FormatError, InputError
-from fmshards.shards import read_manifest, write_manifest
-from fmshards.stream import FeatureDataset, loader, order
+from fmshards.stream import FeatureDataset, loader
 from fmshards.stream.window import Window
 from tests.sets import BuiltSet, build_set
 from tests.stream.helpers import error_of
@@ -117,10 +117,11 @@ def test_evaluation_is_the_stored_order_once(flipped: BuiltSet, ranks: int, work
     for number in range(10):
         for part in parts:
             batch = part[number]
-            assert batch["layer2"].shape[0] == 8 // ranks
+            assert batch["layer2"].shape[0] == (1 if ranks == 1 and number == 9 else 8 // ranks)
             rows = [flipped.keys.index(key) for key in batch["__key__"]]
             assert np.array_equal(batch["layer2"].numpy(), flipped.features["layer2"]["base"][rows])
-            assert torch.equal(batch["theta"], torch.eye(2, 3).expand(8 // ranks, 2, 3))
+            assert torch.equal(batch["theta"], torch.eye(2, 3).expand(len(rows), 2, 3))
+            assert ranks > 1 or batch["valid"].all()
             seen += [key for key, ok in zip(batch["__key__"], batch["valid"].tolist(), strict=True) if ok]
     assert seen == flipped.keys
 
@@ -134,6 +135,38 @@ def test_the_loader_is_as_long_as_it_says(plain: BuiltSet) -> None:
     assert len(list(loader(plain.url, 10, train=False))) == 8
     load.set_epoch(0)
     assert load.epoch == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_a_plain_evaluation_loop_counts_every_sample_once(plain: BuiltSet, workers: int) -> None:
+    load = loader(plain.url, 16, train=False, num_workers=workers)
+    batches = list(load)
+    assert [len(batch["cls"]) for batch in batches] == [16, 16, 16, 16, 9]
+    assert len(load) == 5
+    assert torch.cat([batch["cls"] for batch in batches]).tolist() == plain.classes
+    assert all(batch["valid"].all() for batch in batches)
+
+
+def test_several_ranks_count_what_is_valid(plain: BuiltSet) -> None:
+    parts = [list(loader(plain.url, 8, train=False, num_workers=0, rank=r, ranks=3)) for r in range(3)]
+    assert {len(part) for part in parts} == {4}
+    assert {len(batch["cls"]) for part in parts for batch in part} == {8}
+    classes = [batch["cls"][batch["valid"]].tolist() for batches in zip(*parts, strict=True) for batch in batches]
+    assert functools.reduce(operator.iadd, classes, []) == plain.classes
+
+
+def test_a_dropped_tail_is_announced(plain: BuiltSet) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        few = FeatureDataset(plain.url, batch_size=8)
+        assert FeatureDataset(plain.url, batch_size=64, train=False).dropped == 0
+        assert FeatureDataset(plain.url, batch_size=73).dropped == 0
+    assert few.dropped == 1
+    assert "drops 1 samples an epoch" in repr(few)
+    with pytest.warns(UserWarning, match=r"leaves out 9 of 73 samples .*do not fill a batch of 64"):
+        assert FeatureDataset(plain.url, batch_size=64).dropped == 9
+    with pytest.warns(UserWarning, match="leaves out 9 of 73 samples"):
+        loader(plain.url, 32, num_workers=0, rank=1, ranks=2)
 
 
 def test_augment_off_shuffles_and_nothing_else(flipped: BuiltSet) -> None:
@@ -280,32 +313,9 @@ def test_rank_from_torch_distributed(plain: BuiltSet, monkeypatch: pytest.Monkey
     assert keys(list(pickle.loads(sent))) == expected
 
 
-def test_a_manifest_whose_numbers_cannot_be(plain: BuiltSet, tmp_path) -> None:
-    shutil.copytree(plain.path, tmp_path / "set")
-    manifest = read_manifest(plain.url)
-    first = manifest.shards["layer2"][0]
-    huge = dataclasses.replace(first, samples=2**35)
-    shards = {"layer2": (huge, *manifest.shards["layer2"][1:])}
-    inputs = (dataclasses.replace(manifest.plan.inputs[0], samples=2**35), *manifest.plan.inputs[1:])
-    plan = dataclasses.replace(manifest.plan, inputs=inputs)
-    samples = manifest.samples - first.samples + 2**35
-    url = str(tmp_path / "set")
-    write_manifest(url, dataclasses.replace(manifest, plan=plan, shards=shards, samples=samples))
-    with pytest.raises(FormatError, match="samples of 2048 bytes in a shard of"):
-        FeatureDataset(url)
-    huge = dataclasses.replace(huge, bytes=2**44)
-    shards = {"layer2": (dataclasses.replace(huge, samples=2**32), *shards["layer2"][1:])}
-    inputs = (dataclasses.replace(inputs[0], samples=2**32), *inputs[1:])
-    plan = dataclasses.replace(plan, inputs=inputs)
-    samples = manifest.samples - first.samples + 2**32
-    write_manifest(url, dataclasses.replace(manifest, plan=plan, shards=shards, samples=samples))
-    with pytest.raises(FormatError, match="chunks, more than"):
-        FeatureDataset(url)
-
-
 def test_chunks_with_other_fields_are_named() -> None:
-    window = Window(order.evaluation(np.array([2, 2]), 2))
-    window.put({"a": np.zeros(2), "field:x": np.zeros(2)}, "chunk 0")
-    window.take(0)
+    window, rows = Window(2, 2), np.arange(2, dtype=np.int32)
+    window.put({"a": np.zeros(2), "field:x": np.zeros(2)}, rows, np.arange(2), "chunk 0")
+    window.take(np.arange(2))
     with pytest.raises(FormatError, match="chunk 1: it lacks the field 'x'"):
-        window.put({"a": np.zeros(2)}, "chunk 1")
+        window.put({"a": np.zeros(2)}, rows, np.arange(2), "chunk 1")

@@ -12,10 +12,9 @@ import torch
 import webdataset as wds
 import zstandard
 
-from fmshards.codec import FeatureSpec, codec_from_config
-from fmshards.codec.filter import FilteredCodec
+from fmshards.codec import FeatureSpec, codec_from_config, members
 from fmshards.errors import CorruptError, FmshardsError, FormatError
-from fmshards.shards import check_index, entry_of, read_chunk, read_index, read_manifest, verify_shard
+from fmshards.shards import check_index, entry_of, read_chunk, read_index, verify_shard
 from fmshards.stream import FeatureDataset, decode_chunks, loader
 from tests.sets import BuiltSet, build_set
 from tests.stream.helpers import error_of
@@ -126,7 +125,7 @@ def test_sealed_members_that_are_no_frame_of_their_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: Callable[[bytes], bytes], said: str
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(FilteredCodec, "member", lambda self, rows: stored(rows.tobytes()))
+        patch.setattr(members, "member", lambda codec, rows: stored(rows.tobytes()))
         spec = FeatureSpec("map", (8, 32, 32))  # so that its members may be longer than the bomb
         built = build_set(tmp_path / "set", samples=(8,), layers={"layer2": "int3"}, kind=spec, filter="zstd")
     for read in (stream, plugin):
@@ -135,7 +134,7 @@ def test_sealed_members_that_are_no_frame_of_their_rows(
 
 def test_a_member_longer_than_a_filter_makes_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(FilteredCodec, "member", lambda self, rows: zstandard.compress(rows.tobytes()) + bytes(5000))
+        patch.setattr(members, "member", lambda codec, rows: zstandard.compress(rows.tobytes()) + bytes(5000))
         built = build_set(
             tmp_path / "set", samples=(9,), layers={"layer2": "int3"}, kind=TINY, filter="zstd", whole=False
         )
@@ -147,15 +146,3 @@ def test_a_member_longer_than_a_filter_makes_it_is_refused(tmp_path: Path, monke
     problem = verify_shard(url, entry, built.plan.layer_members("layer2"))
     assert problem is not None
     assert problem.member == "000000.base.int"
-
-
-def test_a_manifest_of_more_samples_than_keys_fit_is_refused(tiny: BuiltSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
-    from fmshards.reader.catalog import Catalog
-
-    manifest = read_manifest(tiny.url)
-    entry = replace(manifest.shards["layer2"][0], samples=10**9)
-    hostile = replace(manifest, shards={"layer2": (entry,)}, samples=10**9)
-    with pytest.raises(FormatError, match="samples"):
-        Catalog(tiny.url, hostile, hostile.plan.layers).check()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from fmshards.codec import FeatureSpec, codec_for
 from fmshards.errors import InputError
-from fmshards.reader.fetch import Fetcher
-from fmshards.stream import FeatureDataset, dataset, loader, order
+from fmshards.reader import Fetcher, open_catalog
+from fmshards.stream import FeatureDataset, FeatureDecoder, dataset, decode_chunks, loader, open_shards, order
 from fmshards.stream.deal import READ_AHEAD, Job, choose_deal, lane_slots, memory_needed
 from fmshards.stream.window import Window
 from tests.sets import BuiltSet, build_set
+from tests.stream.helpers import carry_out
 
 
 class Ledger:
@@ -30,8 +37,8 @@ class Ledger:
             ledger.sizes[fetched.where] = fetched.bytes
             return fetched
 
-        def counted_put(self, columns, where):
-            put(self, columns, where)
+        def counted_put(self, columns, row, place, where):
+            put(self, columns, row, place, where)
             ledger.most = max(ledger.most, self.bytes + ledger.waiting)
             ledger.waiting -= ledger.sizes[where]
 
@@ -74,16 +81,32 @@ def test_memory_is_shared_by_the_workers(many: BuiltSet) -> None:
 
 def test_the_window_is_no_larger_than_it_must_be(many: BuiltSet) -> None:
     """A slot is used again as soon as its row is given away."""
-    data = FeatureDataset(many.url, batch_size=16, window=2, lanes=2, groups=1)
-    schedule = order.training(data.deal(), data.catalog.sizes, 0, 0)
-    assert schedule.slots < 2 * (2 * 8 + 8 + 8)
-    window = Window(schedule)
-    for i, need in enumerate(schedule.need.tolist()):
-        while window.fetched < need:
-            chunk = int(schedule.chunk[window.fetched])
-            window.put({"row": np.arange(8) + 8 * chunk}, "here")
-        chunk, row = schedule.rows()
-        assert window.take(i)["row"].tolist() == (chunk[i] * 8 + row[i]).tolist()
+    deal = FeatureDataset(many.url, batch_size=16, window=2, lanes=2, groups=1).deal()
+    sizes = np.full(100, 8, np.int32)
+    expected = iter(carry_out(order.training(deal, sizes, 0, 0)).rows)
+    window = Window(2 * (2 * 8 + 8 + 8), 2 * deal.lane_places)
+    taken = set()
+    for stretch in order.training(deal, sizes, 0, 0):
+        done = 0
+        for i, need in enumerate(stretch.need.tolist()):
+            for f in range(done, need):
+                part = slice(stretch.start[f], stretch.start[f] + stretch.count[f])
+                rows = np.arange(8, dtype=np.uint8) + 8 * stretch.chunk[f]
+                window.put({"row": rows.astype(np.uint8)}, stretch.row[part], stretch.place[part], "here")
+                taken.add(window.bytes)
+            done = need
+            batch = [(8 * chunk + row) % 256 for chunk, row in next(expected)]
+            assert window.take(stretch.emit[i])["row"].tolist() == batch
+    assert taken == {2 * (2 * 8 + 8 + 8)}
+
+
+def test_a_window_that_is_too_small_grows() -> None:
+    """What a lane holds is bounded for all but one epoch of very many; then nothing is lost."""
+    window = Window(2, 8)
+    window.put({"row": np.arange(4)}, np.arange(3, dtype=np.int32), np.array([5, 6, 7]), "here")
+    assert window.take(np.array([6]))["row"].tolist() == [1]
+    window.put({"row": np.arange(4)}, np.array([3], np.int32), np.array([0]), "here")
+    assert window.take(np.array([7, 0, 5]))["row"].tolist() == [2, 3, 0]
 
 
 @settings(max_examples=100, deadline=None)
@@ -118,8 +141,8 @@ def test_deals_that_are_chosen(
     sizes = np.full(job.chunks, chunk)
     sizes[-1] = samples - chunk * (job.chunks - 1)
     if samples < 1000:
-        made = order.training(deal, sizes, 0, 0, 0, ranks, 0, max(workers, 1))
-        assert made.slots <= deal.groups * deal.lanes // ranks // max(workers, 1) * lane_slots(deal)
+        made = carry_out(order.training(deal, sizes, 0, 0, 0, ranks, 0, max(workers, 1)))
+        assert made.most <= deal.groups * deal.lanes // ranks // max(workers, 1) * lane_slots(deal)
 
 
 def _least(job: Job) -> order.Deal:
@@ -131,3 +154,47 @@ def test_reading_ahead_is_part_of_the_statement(many: BuiltSet, monkeypatch: pyt
     monkeypatch.setattr(dataset, "READ_AHEAD", 0)
     batches = list(DataLoader(FeatureDataset(many.url, batch_size=16), batch_size=None))
     assert len(batches) == 50
+
+
+def test_a_chunk_that_a_filter_made_small(tmp_path: Path) -> None:
+    """Zeros of 16 MB in a shard of a few kB: what one chunk's rows take is bounded before it is read."""
+    spec = FeatureSpec("map", (16, 64, 64))
+    built = build_set(tmp_path / "set", samples=(64,), chunk=64, kind=spec, layers={"a": "fp32"}, filter="zstd", seed=1)
+    url = str(built.path / "a" / "000000.tar")
+    message = r"memory=16000000 does not hold a chunk of .*: 16777216 bytes, 64 samples of 262144 bytes"
+    with pytest.raises(InputError, match=message):
+        next(iter(decode_chunks(memory="16MB")([{"url": url}])))
+    with pytest.raises(InputError, match=message):
+        open_shards(built.url, memory="16MB")
+    with pytest.raises(InputError, match="does not hold the least"):
+        loader(built.url, 4, memory="16MB")
+    sample = next(iter(decode_chunks(memory="17MB")([{"url": url}])))
+    assert sample["a"].numpy().tobytes() == built.features["a"]["base"][0].tobytes()
+    assert open_shards(built.url, memory="17MB")[0]["__key__"] == built.keys[0]
+
+
+def test_a_feature_too_large_to_prepare_for(tmp_path: Path) -> None:
+    """A feature of nearly a gigabyte: no memory is taken before there is something to decode."""
+    built = build_set(tmp_path / "set", samples=(2,), chunk=2, layers={"a": "4"})
+    catalog = open_catalog(built.url)
+    layer = catalog.layers[0]
+    codec = codec_for("4", FeatureSpec("map", (3, 9000, 9000))).config()
+    plan = replace(catalog.manifest.plan, layers=(replace(layer, codec=codec),), calibration=None)
+    large = replace(catalog, manifest=replace(catalog.manifest, plan=plan), layers=plan.layers)
+    decoder = FeatureDecoder(large)
+    tracemalloc.start()
+    decoder.prepare()
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+def test_features_that_do_not_fit_are_named(many: BuiltSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = next(iter(FeatureDataset(many.url, batch_size=16, decode=False)))
+    decoder = FeatureDecoder(many.url)
+
+    def empty(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "empty", empty)
+    with pytest.raises(InputError, match=r"16 features of \[32\] take 2.05 kB, more than there is"):
+        decoder(rows)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections import deque
+from itertools import islice
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fmshards.stream import order
-from fmshards.stream.deal import lane_slots
+from fmshards.stream.deal import READ_AHEAD, Job, evaluation_memory, lane_slots, order_memory
 from fmshards.stream.order import Deal
+from tests.stream import reference_order
+from tests.stream.helpers import Carried, carry_out
 
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -28,24 +34,18 @@ def deals(draw: st.DrawFn) -> tuple[Deal, np.ndarray]:
     return Deal(int(sizes.sum()), chunk, batch, groups, lanes, draw(st.integers(1, 5))), sizes
 
 
-def stream_ids(sizes: np.ndarray, chunk: np.ndarray, row: np.ndarray) -> np.ndarray:
-    assert (row < sizes[chunk]).all()
-    return np.concatenate([[0], np.cumsum(sizes)])[chunk] + row
-
-
 def global_batches(deal: Deal, sizes: np.ndarray, ranks: int, workers: int, start: int = 0, epoch: int = 0):
     """{batch number: sample numbers over all ranks}, put together from every worker of every rank."""
-    parts: dict[int, list[np.ndarray]] = {}
+    parts: dict[int, list[list[int]]] = {}
     for rank in range(ranks):
         seen = []
         for worker in range(workers):
-            made = order.training(deal, sizes, 7, epoch, rank, ranks, worker, workers, start)
-            ids = stream_ids(sizes, *made.rows())
-            assert made.batches.tolist() == list(range(start + worker, deal.batches, workers))
-            assert ids.shape == (len(made.batches), deal.batch // ranks)
-            for number, batch in zip(made.batches.tolist(), ids, strict=True):
+            made = carry_out(order.training(deal, sizes, 7, epoch, rank, ranks, worker, workers, start))
+            assert made.batches == list(range(start + worker, deal.batches, workers))
+            for number, batch in zip(made.batches, made.ids(sizes), strict=True):
+                assert len(batch) == deal.batch // ranks
                 parts.setdefault(number, []).append(batch)
-            seen += made.batches.tolist()
+            seen += made.batches
         assert sorted(seen) == list(range(start, deal.batches))
     return {number: np.concatenate(rows) for number, rows in sorted(parts.items())}
 
@@ -81,50 +81,78 @@ def test_a_schedule_can_be_carried_out(case: tuple[Deal, np.ndarray], data: st.D
     workers = data.draw(st.sampled_from([w for w in (1, 2, 3) if deal.groups % w == 0]))
     worker = data.draw(st.integers(0, workers - 1))
     start = data.draw(st.integers(0, deal.batches))
-    made = order.training(deal, sizes, 1, 2, 0, 1, worker, workers, start)
-    carry_out(made)
+    made = carry_out(order.training(deal, sizes, 1, 2, 0, 1, worker, workers, start))
     lanes = deal.groups * deal.lanes // workers
-    assert made.slots <= lanes * lane_slots(deal)
+    assert made.most <= lanes * lane_slots(deal)
+    assert made.places <= lanes * deal.lane_places
 
 
-def carry_out(made: order.Schedule) -> None:
-    held: set[int] = set()
-    done, most = 0, 0
-    for need, emit in zip(made.need.tolist(), made.emit.tolist(), strict=True):
-        for fetch in range(done, need):
-            new = set(range(made.start[fetch], made.start[fetch] + made.count[fetch]))
-            assert new
-            assert not new & held
-            held |= new
+def as_reference(made: reference_order.Schedule) -> Carried:
+    """What the schedule of a whole epoch does, as `Carried` says it."""
+    chunk, row = made.rows()
+    out = Carried(made.batches.tolist())
+    done = 0
+    for i, need in enumerate(made.need.tolist()):
+        out.rows.append(list(zip(chunk[i].tolist(), row[i].tolist(), strict=True)))
+        out.valid.append([True] * len(chunk[i]) if made.valid is None else made.valid[i].tolist())
+        out.fetches += [(i, int(made.chunk[f]), int(made.count[f])) for f in range(done, need)]
         done = max(done, need)
-        most = max(most, len(held))
-        assert set(emit) <= held
-        assert len(set(emit)) == len(emit)
-        held -= set(emit)
-    assert not held
-    assert done == len(made.chunk)
-    assert most == made.slots
+    return out
+
+
+@settings(SETTINGS, max_examples=150)
+@given(deals(), st.data())
+def test_the_order_is_that_of_epochs_laid_out_whole(case: tuple[Deal, np.ndarray], data: st.DataObject) -> None:
+    """Batch by batch and fetch by fetch, for every rank and worker, from any batch on."""
+    deal, sizes = case
+    ranks = data.draw(st.sampled_from([r for r in (1, 2, 3, 4, 6) if deal.lanes % r == 0]))
+    workers = data.draw(st.sampled_from([w for w in (1, 2, 3, 4, 6) if deal.groups % w == 0]))
+    who = data.draw(st.integers(0, ranks - 1)), ranks, data.draw(st.integers(0, workers - 1)), workers
+    start = data.draw(st.integers(0, deal.batches))
+    made = carry_out(order.training(deal, sizes, 7, 2, *who, start))
+    expected = as_reference(reference_order.training(deal, sizes, 7, 2, *who, start))
+    assert made.batches == expected.batches
+    assert made.rows == expected.rows
+    assert made.fetches == expected.fetches
+
+
+def test_the_order_of_wide_windows_and_of_one_lane_is_the_same() -> None:
+    """Many stretches, and lanes that are drawn far ahead of what they show."""
+    sizes = np.full(300, 40, np.int32)
+    for deal in (Deal(12000, 40, 50, 1, 1, 16), Deal(12000, 40, 8, 3, 2, 1), Deal(12000, 40, 4000, 1, 4, 2)):
+        for start in (0, deal.batches // 2):
+            made = carry_out(order.training(deal, sizes, 3, 1, start=start))
+            expected = as_reference(reference_order.training(deal, sizes.astype(np.int64), 3, 1, start=start))
+            assert (made.rows, made.fetches) == (expected.rows, expected.fetches)
 
 
 @SETTINGS
-@given(deals(), st.integers(1, 4), st.integers(1, 3))
-def test_evaluation_is_in_stored_order(case: tuple[Deal, np.ndarray], workers: int, ranks: int) -> None:
+@given(deals(), st.integers(1, 4), st.integers(1, 3), st.data())
+def test_evaluation_is_in_stored_order(
+    case: tuple[Deal, np.ndarray], workers: int, ranks: int, data: st.DataObject
+) -> None:
+    """Every sample once; one rank's last batch is short, several have batches alike, filled up at the end."""
     deal, sizes = case
-    batch = ranks * 3
-    batches: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+    width = data.draw(st.integers(1, 9))
+    batch, seen = ranks * width, {}
     for rank in range(ranks):
         for worker in range(workers):
-            made = order.evaluation(sizes, batch, rank, ranks, worker, workers)
-            carry_out(made)
-            ids = stream_ids(sizes, *made.rows())
-            if len(made.batches):
-                assert made.valid is not None
-                for i, number in enumerate(made.batches.tolist()):
-                    batches[number, rank] = ids[i], made.valid[i]
+            made = carry_out(order.evaluation(sizes, batch, rank, ranks, worker, workers))
+            assert made.places <= order.evaluation_places(int(sizes.max()), width)
+            expected = as_reference(reference_order.evaluation(sizes, batch, rank, ranks, worker, workers))
+            assert made.batches == expected.batches
+            for number, ids, rows, valid, whole, filled in zip(
+                made.batches, made.ids(sizes), made.rows, made.valid, expected.rows, expected.valid, strict=True
+            ):
+                seen[number, rank] = [i for i, ok in zip(ids, valid, strict=True) if ok]
+                if ranks == 1:
+                    assert all(valid)
+                    assert rows == [row for row, ok in zip(whole, filled, strict=True) if ok]
+                else:
+                    assert (rows, valid) == (whole, filled)
     total = -(-deal.samples // batch)
-    assert sorted(batches) == [(t, r) for t in range(total) for r in range(ranks)]
-    rows = np.concatenate([batches[key][0][batches[key][1]] for key in sorted(batches)])
-    assert rows.tolist() == list(range(deal.samples))
+    assert sorted(seen) == [(t, r) for t in range(total) for r in range(ranks)]
+    assert [i for key in sorted(seen) for i in seen[key]] == list(range(deal.samples))
 
 
 def test_epochs_differ_and_drop_other_rows() -> None:
@@ -135,31 +163,31 @@ def test_epochs_differ_and_drop_other_rows() -> None:
     dropped = [frozenset(range(100)) - frozenset(rows.tolist()) for rows in epochs]
     assert all(len(rows) == 4 for rows in dropped)
     assert len(set(dropped)) > 6
-    seeds = {tuple(order.training(deal, sizes, seed, 0).rows()[0].reshape(-1).tolist()) for seed in range(5)}
+    seeds = {str(carry_out(order.training(deal, sizes, seed, 0)).rows) for seed in range(5)}
     assert len(seeds) == 5
 
 
 def test_rows_stay_within_their_window() -> None:
     sizes = np.full(200, 10, np.int64)
     deal = Deal(2000, 10, 20, 1, 1, 4)
-    chunk, row = order.training(deal, sizes, 3, 0).rows()
+    made = carry_out(order.training(deal, sizes, 3, 0))
+    chunk, row = np.array(made.rows).reshape(-1, 2).T
     permuted = order.chunk_order(200, 3, 0)
-    position = np.argsort(permuted)[chunk.reshape(-1)] * 10 + row.reshape(-1)
+    position = np.argsort(permuted)[chunk] * 10 + row
     moved = position - np.arange(2000)
     assert moved.min() >= -40
     assert moved.max() <= 40
     assert abs(moved).mean() > 5
     # No bursts: the rows held rise to M * n / 2 and stay there.
-    assert order.training(deal, sizes, 3, 0).slots <= lane_slots(deal) < 100
+    assert made.most <= lane_slots(deal) < 100
 
 
 def test_the_order_is_fixed_for_ever() -> None:
     """A change here changes every user's runs: resuming and reproducing stop working across versions."""
     sizes = np.array([4, 4, 2, 4, 1], np.int64)
-    made = order.training(Deal(15, 4, 4, 1, 2, 2), sizes, 5, 1)
-    assert stream_ids(sizes, *made.rows()).tolist() == FIXED_ROWS
+    assert carry_out(order.training(Deal(15, 4, 4, 1, 2, 2), sizes, 5, 1)).ids(sizes) == FIXED_ROWS
     assert order.chunk_order(10, 5, 1).tolist() == FIXED_CHUNKS
-    assert order.combinations(8, 3, 5, 1).tolist() == FIXED_COMBINATIONS
+    assert [order.combination(chunk, 3, 5, 1) for chunk in range(8)] == FIXED_COMBINATIONS
 
 
 FIXED_ROWS = [[14, 8, 5, 6], [9, 11, 4, 13], [10, 12, 0, 7]]
@@ -169,7 +197,9 @@ FIXED_COMBINATIONS = [0, 0, 2, 1, 2, 1, 1, 0]
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_combinations_are_drawn_without_replacement(count: int) -> None:
-    shown = np.stack([order.combinations(50, count, 9, e) for e in range(4 * count)])
+    shown = np.array([[order.combination(c, count, 9, e) for c in range(50)] for e in range(4 * count)])
+    expected = np.stack([reference_order.combinations(50, count, 9, e) for e in range(4 * count)])
+    assert np.array_equal(shown, expected)
     for block in range(4):
         part = np.sort(shown[block * count : (block + 1) * count], axis=0)
         assert (part == np.arange(count)[:, None]).all()
@@ -183,5 +213,41 @@ def test_a_million_rows_are_cheap_to_order() -> None:
     """What one worker does at the start of an epoch is vectorised: a loop over rows would take minutes."""
     sizes = np.full(4000, 256, np.int64)
     deal = Deal(4000 * 256, 256, 256, 4, 64, 4)
-    made = order.training(deal, sizes, 0, 0, 0, 1, 1, 4)
-    assert made.emit.shape == (1000, 256)
+    made = list(order.training(deal, sizes, 0, 0, 0, 1, 1, 4))
+    assert sum(len(stretch.batches) for stretch in made) == 1000
+
+
+@pytest.mark.parametrize(
+    ("chunks", "deal", "ranks", "workers"),
+    [
+        (4000, Deal(4000 * 256, 256, 256, 2, 64, 16), 1, 2),
+        (20000, Deal(20000 * 16, 16, 64, 4, 8, 16), 2, 2),
+        (400, Deal(400 * 4096, 4096, 64, 1, 1, 16), 1, 1),
+        (3000, Deal(3000 * 64, 64, 3000, 1, 1, 1), 1, 1),
+        (100_000, Deal(100_000 * 8, 8, 8, 1, 1, 4), 1, 1),
+    ],
+)
+def test_the_order_takes_the_memory_that_is_stated(chunks: int, deal: Deal, ranks: int, workers: int) -> None:
+    """At the epoch's begin and from there on: it does not grow with the samples that are still to come."""
+    job = Job(deal.samples, chunks, deal.chunk, 100, deal.batch // ranks, ranks, workers, 1 << 40)
+    small = Deal(100, 5, 10, 1, 2, 2)
+    list(order.training(small, np.full(20, 5, np.int32), 0, 0))  # what is imported and kept once
+    tracemalloc.start()
+    sizes = np.full(chunks, deal.chunk, np.int32)
+    np.empty(deal.lane_places * deal.groups * deal.lanes // ranks // workers, np.int32)
+    laid: deque[order.Stretch] = deque()
+    for stretch in islice(order.training(deal, sizes, 0, 0, 0, ranks, 0, workers), 30):
+        laid.append(stretch)
+        if sum(len(ahead.chunk) for ahead in laid) - len(laid[0].chunk) > READ_AHEAD + 1:
+            laid.popleft()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    stated = order_memory(deal, job) / workers
+    assert stated / 4 < most < stated
+
+
+def test_the_order_of_a_large_set_fits_small_memory() -> None:
+    """200 million samples, which took 6.6 GB as a whole."""
+    job = Job(200_000_000, 200_000_000 // 256, 256, 1, 256, 1, 4, 1 << 40)
+    assert order_memory(Deal(200_000_000, 256, 256, 4, 64, 16), job) < 200_000_000
+    assert evaluation_memory(job) < 150_000_000

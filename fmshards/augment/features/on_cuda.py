@@ -11,7 +11,7 @@ from fmshards.augment.features import on_torch
 from fmshards.augment.features.channels import replace
 from fmshards.augment.features.layer_move import LayerMove
 from fmshards.augment.theta import phi_of
-from fmshards.codec import FeatureSpec, on_cuda
+from fmshards.codec import FeatureSpec
 from fmshards.kernels import cuda
 from fmshards.shards import Grid
 
@@ -22,28 +22,22 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def usable(device: torch.device) -> bool:
-    """Whether `move` works there. Tried once a device, as the decoder's kernels."""
-    return on_cuda.available(device) and (cuda.untimely() or _sound(device))
+    """Whether `move` works there. Tried once a device."""
+    return cuda.usable(device, "features are moved by torch, not by our kernel", _trial)
 
 
-@lru_cache(maxsize=16)
-def _sound(device: torch.device) -> bool:
-    """Whether the kernel moves on this device as torch does on the CPU; warns where it does not."""
+def _trial(device: torch.device) -> None:
+    """Raises unless the kernel moves on this device as torch does on the CPU."""
     random = torch.Generator().manual_seed(0)
     x, view, fill = (torch.randn(3, c, 7, 9, generator=random) for c in (8, 2, 8))
     theta = torch.tensor([[[1.0, 0, 0], [0, 1, 0]], [[-1, 0, 0.25], [0, 1, 0]], [[0.8, 0, 0.1], [0, 0.7, -0.05]]])
     mirrored = torch.tensor([False, True, False])
     layer = LayerMove(FeatureSpec("map", (8, 7, 9)), (28, 36), Grid((4.0, 4.0), (1.5, 1.5)), fill[0], (1, 6))
-    try:
-        phi = torch.from_numpy(phi_of(theta.numpy(), mirrored.numpy()))
-        expected = replace(on_torch.move(x, phi, layer, True), view, layer.sensitive, layer.spec)
-        x, theta, mirrored, view = (t.to(device) for t in (x, theta, mirrored, view))
-        found = move(x, theta, mirrored, layer.on(device), view, torch.float32, torch.contiguous_format)
-        torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-5)
-    except Exception as error:  # a compiler or driver that does not fit raises what it likes
-        cuda.fall_back(device, "features are moved by torch, not by our kernel", error)
-        return False
-    return True
+    phi = torch.from_numpy(phi_of(theta.numpy(), mirrored.numpy()))
+    expected = replace(on_torch.move(x, phi, layer, True), view, layer.sensitive, layer.spec)
+    x, theta, mirrored, view = (t.to(device) for t in (x, theta, mirrored, view))
+    found = move(x, theta, mirrored, layer.on(device), view, torch.float32, torch.contiguous_format)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-5)
 
 
 def move(

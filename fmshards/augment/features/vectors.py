@@ -15,6 +15,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fmshards.kernels.llvm import shuffle, spread
+
 LANES = 8
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 
@@ -42,7 +44,7 @@ def reverse8(typing: Any, to: Any, at: Any, source: Any, start: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         to, at, source, start = _places(context, builder, signature, args)
         values = _load(builder, source, start)
-        _store(builder, _shuffle(builder, values, values, range(LANES - 1, -1, -1)), to, at)
+        _store(builder, shuffle(builder, values, values, range(LANES - 1, -1, -1)), to, at)
         return context.get_dummy_value()
 
     return types.void(to, at, source, start), emit
@@ -68,7 +70,7 @@ def mix_fill8(
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         to, at, source, a, b, wa, wb, fill, f, wf = _places(context, builder, signature, args)
-        outside = builder.fmul(_all(builder, wf), _load(builder, fill, f))
+        outside = builder.fmul(spread(builder, wf, LANES), _load(builder, fill, f))
         _store(builder, builder.fadd(_mixed(builder, source, a, b, wa, wb), outside), to, at)
         return context.get_dummy_value()
 
@@ -88,9 +90,9 @@ def transpose8(typing: Any, to: Any, to_rows: Any, at: Any, source: Any, rows: A
             (2, (0, 1, 8, 9, 4, 5, 12, 13), (2, 3, 10, 11, 6, 7, 14, 15)),
         ):
             firsts = [i for i in range(LANES) if not i & step]
-            lines = [_shuffle(builder, lines[i], lines[i + step], mask) for i in firsts for mask in (low, high)]
+            lines = [shuffle(builder, lines[i], lines[i + step], mask) for i in firsts for mask in (low, high)]
         halves = ((0, 1, 2, 3, 8, 9, 10, 11), (4, 5, 6, 7, 12, 13, 14, 15))
-        done = [_shuffle(builder, lines[j % 4], lines[j % 4 + 4], halves[j // 4]) for j in range(LANES)]
+        done = [shuffle(builder, lines[j % 4], lines[j % 4 + 4], halves[j // 4]) for j in range(LANES)]
         for j, line in enumerate(done):
             _store(builder, line, to, builder.add(_row(builder, to_rows, j), at))
         return context.get_dummy_value()
@@ -125,16 +127,6 @@ def _row(builder: Any, rows: Any, i: int) -> Any:
     return builder.load(builder.gep(rows, [ir.Constant(ir.IntType(64), i)]))
 
 
-def _all(builder: Any, value: Any) -> Any:
-    one = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-    return _shuffle(builder, one, one, [0] * LANES)
-
-
 def _mixed(builder: Any, source: Any, a: Any, b: Any, wa: Any, wb: Any) -> Any:
-    first = builder.fmul(_all(builder, wa), _load(builder, source, a))
-    return builder.fadd(first, builder.fmul(_all(builder, wb), _load(builder, source, b)))
-
-
-def _shuffle(builder: Any, a: Any, b: Any, lanes: Any) -> Any:
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(lanes))
-    return builder.shuffle_vector(a, b, mask)
+    first = builder.fmul(spread(builder, wa, LANES), _load(builder, source, a))
+    return builder.fadd(first, builder.fmul(spread(builder, wb, LANES), _load(builder, source, b)))

@@ -4,137 +4,141 @@ row, or of each channel, in the config."""
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fmshards.codec import on_cuda
-from fmshards.codec.check import check_batch, check_rows, float32_slab, output, slabs
-from fmshards.codec.feature import FeatureSpec
-from fmshards.codec.integer import engine
-from fmshards.codec.plain_members import PlainMembers
-from fmshards.codec.threads import over_rows
-from fmshards.codec.zfp.layout import channel_of_value
-from fmshards.errors import CodecError
+from fmshards.codec.base import Bytes, Floats, RowCodec
+from fmshards.codec.check import refused
+from fmshards.codec.feature import FeatureSpec, is_int
+from fmshards.codec.integer import engine, on_cuda
+from fmshards.codec.integer.runs import Runs
+from fmshards.codec.integer.steps import Steps, StepSample, fit_steps
+from fmshards.errors import FormatError, InputError
 
 if TYPE_CHECKING:
     import torch
 
 LEAST_BITS, MOST_BITS = 2, 8
-Steps = tuple[tuple[float, ...], tuple[float, ...]]
 
+_RATE = re.compile(r"int([0-9]+)(-channel)?")
 _CLOSE_TO_INFINITE = np.float32(2.0**126)
 
 
 @dataclass(frozen=True)
-class IntCodec(PlainMembers):
-    """Rows of `bits` a value, 2 to 8. steps: None, or the scale and offset of each channel, exactly float32."""
+class IntCodec(RowCodec):
+    """Rows of `bits` a value, 2 to 8. steps: None, or the scale and offset of each channel, exactly float32.
 
-    spec: FeatureSpec
+    With steps of channels, values beyond what the codes cover become the nearest that they do. Refuses values so large
+    that they decode to infinity. Scales and offsets in the row count in the rate.
+    """
+
     bits: int
     steps: Steps | None = None
 
     name = "int"
-    extension = "int"
-    order = None
+    rates = f"int{LEAST_BITS} to int{MOST_BITS}, int{LEAST_BITS}-channel to int{MOST_BITS}-channel"
+    keys = ("bits", "scale", "offset")
 
     @cached_property
-    def runs(self) -> engine.Runs:
+    def runs(self) -> Runs:
         """How a row holds the feature; what engines are given."""
         if self.steps is None:
-            return engine.Runs(self.spec, self.bits, None)
+            return Runs(self.spec, self.bits, None)
         scale, offset = (np.array(part, np.float32) for part in self.steps)
-        return engine.Runs(self.spec, self.bits, (scale, offset))
+        return Runs(self.spec, self.bits, (scale, offset))
 
     @property
     def row_bytes(self) -> int:
         return self.runs.row_bytes
 
     @property
-    def rate(self) -> float:
-        """Bits for each value of the feature, scales and offsets in the row counted."""
-        return 8 * self.row_bytes / self.spec.values
-
-    @property
     def item_bytes(self) -> int:
-        """Bytes that codes fill again and again, of which a filter takes the first, then the second ... together."""
+        """Bytes that codes fill again and again."""
         return self.bits // math.gcd(self.bits, 8)
 
-    def encode(self, x: torch.Tensor | npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        """Encode x, floating-point [n, *shape], into uint8 [n, row_bytes].
-
-        With steps of channels, values beyond what the codes cover become the nearest that they do. Raises CodecError,
-        naming sample and channel, for values that are not finite, or so large that they decode to infinity.
-        """
-        check_batch(x, self.spec)
-        rows = np.empty((len(x), self.row_bytes), np.uint8)
-
-        def part(first: int, last: int) -> None:
-            for a, b in slabs(last - first, self.spec.values):
-                chosen = slice(first + a, first + b)
-                flat = float32_slab(x, chosen.start, chosen.stop, self.spec)
-                engine.encode_rows(flat, self.runs, rows[chosen])
-                if np.abs(flat).max(initial=0) >= _CLOSE_TO_INFINITE:
-                    self._check_finite(rows[chosen], chosen.start)
-
-        over_rows(part, len(x), self.spec.values)
-        return rows
-
-    def decode(
-        self,
-        rows: torch.Tensor | npt.NDArray[np.uint8],
-        out: torch.Tensor | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> torch.Tensor:
-        """Decode rows, uint8 [B, row_bytes] (any strides, from any chunks), into [B, *shape]; as in ZfpCodec.
-
-        float32 of contiguous or channels-last memory is written straight; else slabs of it are converted.
-        """
-        import torch
-
-        done = on_cuda.try_int(rows, self.spec, self.bits, self.steps, self.row_bytes, out, dtype)
-        if done is not None:
-            return done
-        data = check_rows(rows, self.row_bytes)
-        to = output(len(data), self.spec, rows, out, dtype)
-
-        def part(first: int, last: int) -> None:
-            if engine.straight(to, self.runs):
-                engine.decode_rows(data[first:last], self.runs, to[first:last])
-                return
-            for a, b in slabs(last - first, self.spec.values):
-                chosen = to[first + a : first + b]
-                slab = torch.empty_like(chosen, dtype=torch.float32, device="cpu")
-                if not engine.straight(slab, self.runs):
-                    slab = torch.empty(chosen.shape)
-                engine.decode_rows(data[first + a : first + b], self.runs, slab)
-                chosen.copy_(slab)
-
-        over_rows(part, len(data), self.spec.values)
-        return to if out is None else out
-
-    def config(self) -> dict[str, Any]:
-        """All of the codec, as JSON; `codec_from_config` reads it."""
-        scale, offset = (None, None) if self.steps is None else map(list, self.steps)
-        return {
-            "codec": "int",
-            "spec": self.spec.to_json(),
-            "order": None,
-            "bits": self.bits,
-            "scale": scale,
-            "offset": offset,
-        }
-
-    def _check_finite(self, rows: npt.NDArray[np.uint8], first: int) -> None:
+    def encode_rows(self, x: Floats, rows: Bytes, first: int) -> None:
+        engine.encode_rows(x, self.runs, rows)
+        if np.abs(x).max(initial=0) < _CLOSE_TO_INFINITE:
+            return
         back = self.decode(rows).numpy().reshape(len(rows), -1)
         bad = np.argwhere(~np.isfinite(back))
         if len(bad):
             sample, value = (int(i) for i in bad[0])
-            raise CodecError(
-                f"cannot encode: in sample {first + sample} of the batch, channel "
-                f"{channel_of_value(self.spec, value)}, a value near float32's end (2^126 and above) decodes to "
-                "infinity; scale the feature, or store it raw (fp32)"
+            why = "a value near float32's end (2^126 and above) decodes to infinity; scale it, or store it raw (fp32)"
+            raise refused(self.spec, first + sample, value, why)
+
+    def decode_rows(self, rows: Bytes, out: torch.Tensor) -> None:
+        engine.decode_rows(rows, self.runs, out)
+
+    def writes(self, out: torch.Tensor) -> bool:
+        return engine.straight(out, self.runs)
+
+    def decoder_on(self, device: torch.device) -> Callable[[torch.Tensor, torch.Tensor], None] | None:
+        if not on_cuda.available(device):
+            return None
+        return lambda rows, out: on_cuda.decode(rows, self.spec, self.bits, self.steps, out)
+
+    @classmethod
+    def setting(cls, rate: str | float) -> tuple[int, bool] | None:
+        """Bits a value, and whether steps are of whole channels."""
+        found = _RATE.fullmatch(rate) if isinstance(rate, str) else None
+        if found is None or not LEAST_BITS <= int(found[1]) <= MOST_BITS:
+            return None
+        return int(found[1]), found[2] is not None
+
+    @classmethod
+    def make(cls, setting: tuple[int, bool], spec: FeatureSpec, filter: str | None, **found: Any) -> IntCodec:
+        bits, of_channels = setting
+        steps = found.get("steps")
+        if of_channels != (steps is not None):
+            raise InputError(
+                f"rate int{bits}: a scale and an offset for each channel are needed where it says -channel"
             )
+        return cls(spec, bits, steps, filter=filter)
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], spec: FeatureSpec, filter: str | None) -> IntCodec:
+        bits = config["bits"]
+        if not is_int(bits) or not LEAST_BITS <= bits <= MOST_BITS:
+            raise FormatError(f"codec int: expected bits of {LEAST_BITS} to {MOST_BITS}, found {str(bits)[:40]}")
+        if config["scale"] is None and config["offset"] is None:
+            return cls(spec, bits, filter=filter)
+        scale, offset = (_floats(key, config[key], spec.channels) for key in ("scale", "offset"))
+        if min(scale) < 0:
+            raise FormatError(f"codec int: expected scales of 0 or more, found {min(scale)}")
+        return cls(spec, bits, (scale, offset), filter=filter)
+
+    def own_config(self) -> dict[str, Any]:
+        scale, offset = (None, None) if self.steps is None else map(list, self.steps)
+        return {"bits": self.bits, "scale": scale, "offset": offset}
+
+    @classmethod
+    def samples_wanted(cls, setting: tuple[int, bool], order: str) -> int | None:
+        return None if setting[1] else 0
+
+    @classmethod
+    def sample_for(cls, setting: tuple[int, bool], spec: FeatureSpec, order: str, samples: int) -> StepSample | None:
+        return StepSample(spec) if setting[1] else None
+
+    @classmethod
+    def fit(
+        cls, setting: Any, spec: FeatureSpec, sample: Any, channels: Sequence[int] | None, filter: str | None
+    ) -> IntCodec:
+        if sample is None:
+            return cls.make(setting, spec, filter)
+        known = sample if channels is None else sample.select(tuple(channels))
+        return cls.make(setting, spec, filter, steps=fit_steps(known, setting[0], filter is not None))
+
+
+def _floats(key: str, values: object, channels: int) -> tuple[float, ...]:
+    numbers = values if isinstance(values, list) and len(values) == channels else []
+    with np.errstate(over="ignore"):
+        exact = [type(v) is float and math.isfinite(v) and float(np.float32(v)) == v for v in numbers]
+    if not numbers or not all(exact):
+        raise FormatError(f"codec int: expected {channels} float32 numbers as {key}, found {str(values)[:80]}")
+    return tuple(numbers)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fmshards.codec.check import check_batch
 from fmshards.codec.feature import FeatureSpec
-from fmshards.codec.integer.codec import Steps
+from fmshards.codec.integer.runs import LEAST_RANGE
 from fmshards.errors import CodecError
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ _BINS = 4096
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # parts of the range that fits start from
 _ROUNDS = 6
 _AT_ONCE = 64  # channels that are fitted together
-_LEAST = 2.0**-100  # below it a range counts as none, as in engine_int.py
 
+Steps = tuple[tuple[float, ...], tuple[float, ...]]
+"""Scale and offset of each channel, exactly float32."""
 Doubles = npt.NDArray[np.float64]
 
 
@@ -116,8 +117,8 @@ def _fit(sample: StepSample, which: slice, top: int) -> tuple[Doubles, Doubles]:
     values = np.concatenate([values, np.zeros_like(low)], 1)
     weights = np.concatenate([sample.counts[which], sample.zeros[which, None]], 1).astype(np.float64)
     span, fixed = high - low, low == 0
-    none = span < _LEAST
-    best, scale, offset = np.full(low.shape, np.inf), np.zeros_like(low), np.where(none, (low + high) / 2, low)
+    none = span < LEAST_RANGE
+    best, scale, offset = np.full(low.shape, np.inf), np.zeros_like(low), np.where(none, np.clip(0, low, high), low)
     total = weights.sum(1, keepdims=True)
     y = (weights * values).sum(1, keepdims=True)
     for share in _SHARES:

@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fmshards.codec.base import Codec
 from fmshards.codec.feature import FeatureSpec
-from fmshards.codec.rates import Codec
 from fmshards.codec.zfp.layout import Order, layout_of
 from fmshards.errors import CodecError
 
@@ -46,15 +46,18 @@ class ChannelSample:
     def __init__(self, spec: FeatureSpec, samples: int) -> None:
         self.spec = spec
         judged = max(1, min(samples // 4, _JUDGED, _JUDGED_BYTES // (4 * spec.values)))
+        self._seen = 0
         self._judged = {(2 * i + 1) * samples // (2 * judged) for i in range(judged)}
         self._kept: list[torch.Tensor] = []
         self._moments = np.zeros((spec.channels, spec.channels))
 
-    def add(self, features: torch.Tensor, chosen: Sequence[int]) -> None:
-        """Count features float32 [B, *shape] of the samples with these numbers."""
-        judged = torch.tensor([number in self._judged for number in chosen], device=features.device)
-        self._kept.append(features[judged].cpu())
-        others = features[~judged]
+    def add(self, x: torch.Tensor) -> None:
+        """Count the next samples' features, float32 [B, *shape]."""
+        numbers = range(self._seen, self._seen + len(x))
+        self._seen += len(x)
+        judged = torch.tensor([number in self._judged for number in numbers], dtype=torch.bool, device=x.device)
+        self._kept.append(x[judged].cpu())
+        others = x[~judged]
         for part in torch.split(others, max(1, _PART_VALUES // self.spec.values)):
             rows = _channel_rows(part, self.spec)
             # float32 products, added in float64: far more digits than are compared.

@@ -5,42 +5,50 @@ A member is zfpy's own stream of the chunk's blocks: the row matrix, then zero b
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fmshards.codec import on_cuda
-from fmshards.codec.check import as_array, check_batch, check_rows, float32_slab, output, slabs
-from fmshards.codec.feature import FeatureSpec
-from fmshards.codec.threads import over_rows
+from fmshards.codec.base import Bytes, Floats, RowCodec
+from fmshards.codec.feature import FeatureSpec, is_int
+from fmshards.codec.zfp import on_cuda
 from fmshards.codec.zfp.engine import engine
-from fmshards.codec.zfp.layout import Layout, Order, channel_of_block, layout_of
-from fmshards.errors import CodecError, CorruptError
+from fmshards.codec.zfp.layout import BLOCK, Layout, Order, first_channel, layout_of
+from fmshards.errors import CodecError, FormatError, InputError
 
 if TYPE_CHECKING:
     import torch
 
+    from fmshards.codec.zfp.channel_order import ChannelSample
+
 LEAST_BITS, MOST_BITS = 16, 2048
-_WORD = 8
+_SAMPLES = 64  # that a channel order is chosen by where nothing else asks for more
 # A block starts with a flag and 8 bits of exponent e, its largest magnitude being under 2^(e - 127). zfp scales by
-# 2^(157 - e), which is infinite in float32 for e < 30 (largest magnitude under 2^-98, 3.2e-30): garbage. With
-# e >= 254 what is decoded may be beyond float32's range.
+# 2^(157 - e), which is infinite in float32 for e < 30 (largest magnitude under 2^-98, 3.2e-30): garbage, in place of
+# which a block of zeros is stored. With e >= 254 what is decoded may be beyond float32's range.
 _LEAST_EXPONENT = 30
 _CLOSE_TO_INFINITE = 254
 
 
 @dataclass(frozen=True)
-class ZfpCodec:
-    """Rows of `block_bits` bits for each block of 4 x 4 x 4 values; see layout.py for which values make a block."""
+class ZfpCodec(RowCodec):
+    """Rows of `block_bits` bits for each block of 4 x 4 x 4 values; see layout.py for which values make a block.
 
-    spec: FeatureSpec
+    A block whose largest magnitude is under 2^-98 (3.2e-30) becomes zeros. Refuses values so close to float32's end
+    that they decode to infinity. Padding counts in the rate.
+    """
+
     block_bits: int
     order: Order = None
 
     name = "zfp"
-    extension = "zfp"
+    rates = f"{LEAST_BITS / BLOCK} to {MOST_BITS / BLOCK:g} bits a value"
+    keys = ("block_bits",)
+    takes_order = True
+    multiple = 8
 
     @property
     def layout(self) -> Layout:
@@ -51,113 +59,116 @@ class ZfpCodec:
         return self.layout.blocks * self.block_bits // 8
 
     @property
-    def rate(self) -> float:
-        """Bits for each value of the feature, padding counted."""
-        return 8 * self.row_bytes / self.spec.values
-
-    @property
     def item_bytes(self) -> int:
-        """Bytes of a block, of which a filter takes the first, then the second ... together."""
+        """Bytes of a block."""
         return self.block_bits // 8
 
-    def encode(self, x: torch.Tensor | npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        """Encode x, floating-point [n, *shape], into uint8 [n, row_bytes].
-
-        Raises CodecError, naming sample and channel, for values that are not finite or that ZFP cannot hold: a
-        block that is not all zeros and whose largest magnitude is under 2^-98 (3.2e-30), or one so close to
-        float32's end that it decodes to infinity.
-        """
-        check_batch(x, self.spec)
-        layout = self.layout
-        rows = np.empty((len(x), self.row_bytes), np.uint8)
-
-        def part(first: int, last: int) -> None:
-            for a, b in slabs(last - first, self.spec.values):
-                chosen = slice(first + a, first + b)
-                flat = float32_slab(x, chosen.start, chosen.stop, self.spec)
-                engine().encode_rows(flat, layout, self.block_bits, rows[chosen])
-                self._check_exponents(rows[chosen], chosen.start)
-
-        over_rows(part, len(x), self.spec.values)
-        return rows
-
-    def decode(
-        self,
-        rows: torch.Tensor | npt.NDArray[np.uint8],
-        out: torch.Tensor | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> torch.Tensor:
-        """Decode rows, uint8 [B, row_bytes] (any strides, from any chunks), into [B, *shape].
-
-        out: a floating-point tensor of that shape, any strides and device, filled and returned; else a new one of
-        `dtype` (float32) on the device of `rows`. Values beyond float16 become infinite there, as in torch. Any bytes
-        decode to something: checksums are checked before. Raises CodecError where the shapes do not fit.
-        """
-        import torch
-
-        done = on_cuda.try_zfp(rows, self.layout, self.block_bits, out, dtype)
-        if done is not None:
-            return done
-        data = check_rows(rows, self.row_bytes)
-        to = output(len(data), self.spec, rows, out, dtype)
-        how, layout, array, kind = engine(), self.layout, as_array(to), str(to.dtype)
-
-        def part(first: int, last: int) -> None:
-            if array is not None and how.writes(array, kind):
-                how.decode_rows(data[first:last], layout, self.block_bits, array[first:last], kind)
-                return
-            for a, b in slabs(last - first, self.spec.values):
-                slab = torch.empty((b - a, *self.spec.shape))
-                chosen = slice(first + a, first + b)
-                how.decode_rows(data[chosen], layout, self.block_bits, slab.numpy(), "torch.float32")
-                to[chosen].copy_(slab)
-
-        over_rows(part, len(data), self.spec.values)
-        return to if out is None else out
-
-    def member(self, rows: npt.NDArray[np.uint8]) -> bytes:
-        """The stored member of a chunk: zfpy's bytes."""
-        data = check_rows(rows, self.row_bytes)
-        return data.tobytes() + bytes(-data.size % _WORD)
-
-    def member_bytes(self, n: int) -> tuple[int, int]:
-        """The fewest and the most bytes that a member of n rows can have."""
-        used = n * self.row_bytes
-        return used + -used % _WORD, used + -used % _WORD
-
-    def rows(self, member: bytes, n: int) -> npt.NDArray[np.uint8]:
-        """uint8 [n, row_bytes], a read-only view of a member. Raises CorruptError on a wrong length."""
-        used, (expected, _) = n * self.row_bytes, self.member_bytes(n)
-        if n < 0 or len(member) != expected:
-            raise CorruptError(f"expected a zfp member of {expected} bytes for {n} samples, found {len(member)}")
-        return np.frombuffer(member, np.uint8, used).reshape(n, self.row_bytes)
-
-    def config(self) -> dict[str, Any]:
-        """All of the codec, as JSON; `codec_from_config` reads it."""
-        order = None if self.order is None else list(self.order)
-        return {"codec": "zfp", "spec": self.spec.to_json(), "order": order, "block_bits": self.block_bits}
-
-    def _check_exponents(self, rows: npt.NDArray[np.uint8], first: int) -> None:
+    def encode_rows(self, x: Floats, rows: Bytes, first: int) -> None:
+        engine().encode_rows(x, self.layout, self.block_bits, rows)
         blocks = rows.reshape(len(rows), -1, self.block_bits // 8)
         head = blocks[..., 0] | (blocks[..., 1].astype(np.uint16) << 8)
         exponent = (head >> 1) & 0xFF
         nonzero = (head & 1).astype(bool)
         tiny = nonzero & (exponent < _LEAST_EXPONENT)
         if tiny.any():
-            self._refuse(tiny, first, "a block's largest magnitude is under 2^-98 (3.2e-30), below ZFP's range")
+            blocks[tiny] = 0
         near = nonzero & (exponent >= _CLOSE_TO_INFINITE)
+        if near.any():
+            self._refuse_infinite(near, rows, first)
+
+    def decode_rows(self, rows: Bytes, out: torch.Tensor) -> None:
+        array = _as_array(out)
+        assert array is not None  # `writes` has looked
+        engine().decode_rows(rows, self.layout, self.block_bits, array, str(out.dtype))
+
+    def writes(self, out: torch.Tensor) -> bool:
+        array = _as_array(out)
+        return array is not None and engine().writes(array, str(out.dtype))
+
+    def decoder_on(self, device: torch.device) -> Callable[[torch.Tensor, torch.Tensor], None] | None:
+        if not on_cuda.available(device):
+            return None
+        return lambda rows, out: on_cuda.decode(rows, self.layout, self.block_bits, out)
+
+    @classmethod
+    def setting(cls, rate: str | float) -> int | None:
+        """Bits a block."""
+        try:
+            bits = float(rate)
+        except (ValueError, OverflowError):
+            return None
+        return 8 * round(bits * BLOCK / 8) if LEAST_BITS / BLOCK <= bits <= MOST_BITS / BLOCK else None
+
+    @classmethod
+    def make(cls, setting: int, spec: FeatureSpec, filter: str | None, **found: Any) -> ZfpCodec:
+        order = found.get("order")
+        stored = None if order is None else tuple(int(c) for c in order)
+        if stored is not None and sorted(stored) != list(range(spec.channels)):
+            raise InputError(f"order: expected a permutation of {spec.channels} channels, found {str(stored)[:80]}")
+        return cls(spec, setting, _no_identity(stored), filter=filter)
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], spec: FeatureSpec, filter: str | None) -> ZfpCodec:
+        bits, order = config["block_bits"], config["order"]
+        if not is_int(bits) or not LEAST_BITS <= bits <= MOST_BITS or bits % 8:
+            raise FormatError(
+                f"codec zfp: expected block_bits of {LEAST_BITS} to {MOST_BITS}, a multiple of 8, found "
+                f"{str(bits)[:40]}"
+            )
+        if order is None:
+            return cls(spec, bits, filter=filter)
+        channels = spec.channels
+        numbers = tuple(c for c in order if is_int(c)) if isinstance(order, list) and len(order) == channels else ()
+        if sorted(numbers) != list(range(channels)):
+            raise FormatError(f"codec: expected an order of {channels} channels, found {str(order)[:80]}")
+        return cls(spec, bits, _no_identity(numbers), filter=filter)
+
+    def own_config(self) -> dict[str, Any]:
+        return {"block_bits": self.block_bits, "order": None if self.order is None else list(self.order)}
+
+    @classmethod
+    def samples_wanted(cls, setting: int, order: str) -> int | None:
+        return _SAMPLES if order == "auto" else 0
+
+    @classmethod
+    def sample_for(cls, setting: int, spec: FeatureSpec, order: str, samples: int) -> ChannelSample | None:
+        if order != "auto":
+            return None
+        from fmshards.codec.zfp.channel_order import ChannelSample
+
+        return ChannelSample(spec, samples)
+
+    @classmethod
+    def fit(
+        cls, setting: int, spec: FeatureSpec, sample: Any, channels: Sequence[int] | None, filter: str | None
+    ) -> ZfpCodec:
+        def codec_of(spec: FeatureSpec, order: Order) -> ZfpCodec:
+            return cls.make(setting, spec, None, order=order)
+
+        order = None if sample is None else sample.order(codec_of, channels)
+        return cls.make(setting, spec, filter, order=order)
+
+    def _refuse_infinite(self, near: npt.NDArray[np.bool_], rows: Bytes, first: int) -> None:
         for sample in np.flatnonzero(near.any(axis=1)):
             back = self.decode(rows[sample : sample + 1]).numpy()
             if not np.isfinite(back).all():
-                self._refuse(
-                    near[sample : sample + 1],
-                    first + int(sample),
-                    "a value near float32's end (2^126 and above) decodes to infinity",
+                channel = first_channel(self.layout, int(np.flatnonzero(near[sample])[0]))
+                raise CodecError(
+                    f"cannot encode: in sample {first + int(sample)} of the batch, at channel {channel}, a value near "
+                    "float32's end (2^126 and above) decodes to infinity; scale the feature, or store it raw (fp32)"
                 )
 
-    def _refuse(self, bad: npt.NDArray[np.bool_], first: int, why: str) -> NoReturn:
-        sample, block = (int(i) for i in np.argwhere(bad)[0])
-        raise CodecError(
-            f"cannot encode: in sample {first + sample} of the batch, at channel "
-            f"{channel_of_block(self.layout, block)}, {why}; scale the feature, or store it raw (fp32)"
-        )
+
+def _as_array(out: torch.Tensor) -> npt.NDArray[Any] | None:
+    """The memory of a tensor on the CPU, with its strides; bfloat16, which numpy lacks, as int16. None elsewhere."""
+    import torch
+
+    if out.device.type != "cpu":
+        return None
+    array: npt.NDArray[Any] = (out.view(torch.int16) if out.dtype == torch.bfloat16 else out).numpy()
+    return array
+
+
+def _no_identity(order: Order) -> Order:
+    # One way to say "as they are", so that equal codecs compare equal and take the fast path.
+    return None if order == tuple(range(len(order or ()))) else order

@@ -21,9 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fmshards.codec.feature import FeatureSpec
+from fmshards.errors import CodecError
 
 Order = tuple[int, ...] | None
 BLOCK = 64
+_MOST_PLACES = 1 << 26  # of a table of places, which takes 24 bytes for each while it is made
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,12 @@ def layout_of(spec: FeatureSpec, order: Order = None) -> Layout:
 
 @lru_cache(maxsize=32)
 def gather_of(layout: Layout) -> Gather:
-    """The places of a layout, computed once and kept."""
+    """The places of a layout, computed once and kept. Raises CodecError where they are more than 2^26."""
+    if layout.blocks * BLOCK > _MOST_PLACES:
+        raise CodecError(
+            f"zfp: a feature {layout.spec.kind} {list(layout.spec.shape)} makes {layout.blocks:,} blocks of 64 values, "
+            f"beyond {_MOST_PLACES // BLOCK:,}; take a cut with a smaller feature, or store it raw (fp16)"
+        )
     parts = []
     if math.prod(layout.map_blocks):
         parts.append(_map_places(layout))
@@ -109,15 +116,14 @@ def gather_of(layout: Layout) -> Gather:
     return Gather(*arrays[:3], identity, width, *arrays[3:])
 
 
-def channel_of_block(layout: Layout, block: int) -> int:
+def first_channel(layout: Layout, block: int) -> int:
     """The channel of the first value of a sample's block, for messages."""
-    value = int(gather_of(layout).index[block * BLOCK])
-    return channel_of_value(layout.spec, value)
-
-
-def channel_of_value(spec: FeatureSpec, value: int) -> int:
-    """The channel of a sample's value, counted in the sample's own order."""
-    return int(np.unravel_index(value, spec.shape)[spec.channel_axis])
+    channels, in_map = layout.spec.channels, math.prod(layout.map_blocks)
+    if block >= in_map:
+        place = (block - in_map) * BLOCK % channels
+    else:
+        place = block // math.prod(layout.map_blocks[1:]) * 4 * math.prod(layout.tile)
+    return place if layout.order is None else layout.order[place]
 
 
 def _map_shape(spec: FeatureSpec) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import zfpy
 
-from fmshards.codec.check import slabs
+from fmshards.codec.threads import slabs
 from fmshards.codec.zfp.layout import BLOCK, Layout, gather_of
 from fmshards.errors import CodecError
 

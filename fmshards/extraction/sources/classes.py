@@ -48,13 +48,15 @@ def read_classes(classes: Any) -> tuple[str, ...] | None:
 def _named(where: str) -> list[str]:
     if not where:
         raise InputError("classes is an empty text; expected the path of a file of names or of a shard set")
-    if store.exists(store.join(where, "plan.json")):
-        found = read_plan(where).classes
-        if found is None:
-            raise InputError(f"{where}: the set knows no class names; give them as a list or a text file")
-        return list(found)
-    if store.is_local(where) and os.path.isdir(store.local_path(where)):
-        raise InputError(f"{where}: holds no shard set (no plan.json); expected one, or a file with one class a line")
+    path = store.local_path(where) if store.is_local(where) else None
+    if path is None or os.path.isdir(path):  # a store knows no folders: what is in it is asked for
+        if store.exists(store.join(where, "plan.json")):
+            found = read_plan(where).classes
+            if found is None:
+                raise InputError(f"{where}: the set knows no class names; give them as a list or a text file")
+            return list(found)
+        if path is not None:
+            raise InputError(f"{where}: holds no shard set (no plan.json); expected one, or a file of names")
     data = store.read_small(where, _LARGEST)
     try:
         lines = data.decode("utf-8-sig").split("\n")

@@ -7,53 +7,26 @@ decides. What keeps size and time of change is not seen: that is what a stamp is
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import stat
-from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Iterable
+from typing import BinaryIO
 
 from fmshards import store
 from fmshards.errors import InputError, StoreError
-from fmshards.store.guard import guard
 
-# What object stores, as fsspec's file systems pass it on, call a name of the content; then, of the time of change.
-_TAGS = ("ETag", "etag", "VersionId", "version_id", "generation", "md5Hash", "Content-MD5", "content_md5")
-_TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "created")
 _BLOCK = 1 << 20
 
 
 def look(url: str) -> tuple[int, str | None]:
     """Size in bytes and stamp of the file at `url`. Raises StoreError where there is none, InputError for a folder."""
-    if store.is_local(url):
-        with guard("read", url):
-            found = os.stat(store.local_path(url))
-        if not stat.S_ISREG(found.st_mode):
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no plain file"
-            raise InputError(f"{url} is {kind}; expected a tar, or a folder alone")
-        return found.st_size, local_stamp(found)
-    with guard("read", url):
-        from fsspec.core import url_to_fs
-
-        fs, path = url_to_fs(url)
-        fs.invalidate_cache()
-        info = fs.info(path)
-    if info.get("size") is None:
+    found = store.info(url)
+    if found is None:
+        raise StoreError(f"cannot read {url}: it does not exist")
+    if store.is_local(url) and os.path.isdir(store.local_path(url)):
+        raise InputError(f"{url} is a folder; expected a tar, or a folder alone")
+    if found.size is None:
         raise StoreError(f"cannot read {url}: the server does not say how long it is")
-    return int(info["size"]), remote_stamp(info)
-
-
-def local_stamp(found: os.stat_result) -> str:
-    return f"{found.st_size} bytes, {found.st_mtime_ns} ns"
-
-
-def remote_stamp(info: Mapping[str, Any]) -> str | None:
-    """The stamp of an object of which its file system says `info`."""
-    for names in (_TAGS, _TIMES):
-        for name in names:
-            if info.get(name):
-                return f"{info['size']} bytes, {name} {info[name]}"
-    return None
+    return found.size, found.mark
 
 
 def file_content(url: str) -> str:
@@ -73,7 +46,7 @@ def files_content(paths: Iterable[str], digests: Iterable[bytes]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-class DigestReader(io.RawIOBase):
+class DigestReader:
     """`stream`, read from start to end; `content` is what `file_content` gives, after that."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -83,11 +56,7 @@ class DigestReader(io.RawIOBase):
     def content(self) -> str:
         return f"sha256:{self._digest.hexdigest()}"
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
+    def read(self, length: int) -> bytes:
+        data = self._stream.read(length)
         self._digest.update(data)
-        return len(data)
+        return data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
@@ -14,9 +13,9 @@ from typing import Any
 from fmshards.errors import InputError
 from fmshards.extraction.sources.base import IMAGE_EXTENSIONS, Item, Sample
 from fmshards.extraction.sources.classes import check_known
-from fmshards.extraction.sources.content import files_content, local_stamp
+from fmshards.extraction.sources.content import files_content
 from fmshards.extraction.sources.image import decode_image
-from fmshards.extraction.sources.scan import Scan, scan, warn_left_out
+from fmshards.extraction.sources.scan import Scan, Seen, scan, warn_left_out
 from fmshards.shards import InputShard
 
 
@@ -63,14 +62,14 @@ class FolderSource:
         self._stamps = [self._stamp(i, found.images) for i in range(len(self._shards))]
         self._digests: dict[int, list[bytes]] = {}
 
-    def _input(self, i: int, stats: Mapping[str, os.stat_result]) -> InputShard:
-        sizes = [stats[path].st_size for path in self._paths(i)]
+    def _input(self, i: int, seen: Mapping[str, Seen]) -> InputShard:
+        sizes = [seen[path][0] for path in self._paths(i)]
         listing = "".join(f"{path}\0{size}\n" for path, size in zip(self._paths(i), sizes, strict=True))
         digest = hashlib.sha256(listing.encode()).hexdigest()
         return InputShard(name=f"{i:06d}", url=str(self.root), bytes=sum(sizes), samples=len(sizes), digest=digest)
 
-    def _stamp(self, i: int, stats: Mapping[str, os.stat_result]) -> str:
-        listing = "".join(f"{path}\0{local_stamp(stats[path])}\n" for path in self._paths(i))
+    def _stamp(self, i: int, seen: Mapping[str, Seen]) -> str:
+        listing = "".join(f"{path}\0{seen[path][0]}\0{seen[path][1]}\n" for path in self._paths(i))
         return f"{len(self._shards[i])} files, {hashlib.sha256(listing.encode()).hexdigest()}"
 
     def _paths(self, shard: int) -> list[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from fmshards.errors import InputError
 from fmshards.extraction.sources.base import IMAGE_EXTENSIONS
 
+Seen = tuple[int, int]
+"""A file's size in bytes, and the time of its last change in nanoseconds."""
 TARS = (".tar",)
 PACKED_TARS = (".tar.gz", ".tgz")
 
@@ -19,11 +21,12 @@ PACKED_TARS = (".tar.gz", ".tgz")
 class Scan:
     """What lies below a folder, hidden names left out. Paths are relative to it, '/' between their parts.
 
-    images: with a path's stat. folders: the names of the folders directly in it. others: files that are no images by
-    their extension. again: links to folders that are read already, under another name or as a parent.
+    images: with size and time of change. folders: the names of the folders directly in it. others: files that are no
+    images by their extension. again: links to folders that are read already, under another name or as a parent, or
+    that hold this one.
     """
 
-    images: dict[str, os.stat_result] = field(default_factory=dict)
+    images: dict[str, Seen] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
@@ -64,7 +67,8 @@ def _walk(root: Path, found: Scan) -> None:
                 _check_name(root, path)
                 if not entry.is_file():
                     raise InputError(f"{root / path} is no plain file; expected an image")
-                found.images[path] = entry.stat()
+                seen = entry.stat()
+                found.images[path] = seen.st_size, seen.st_mtime_ns
             else:
                 found.others.append(path)
 

@@ -11,7 +11,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from fmshards.errors import InputError
 
@@ -39,7 +39,13 @@ _ZERO = bytes(BLOCK)
 _REGULAR = (b"0", b"\0", b"7")
 
 
-def read_members(stream: BinaryIO, where: str) -> Iterator[tuple[str, bytes, int]]:
+class Readable(Protocol):
+    """What is read from start to end."""
+
+    def read(self, length: int, /) -> bytes: ...
+
+
+def read_members(stream: Readable, where: str) -> Iterator[tuple[str, bytes, int]]:
     """Yield (name, data, offset after the member) of each regular file.
 
     Raises InputError, naming `where` and the last member read, for a damaged header, a short archive, a link or
@@ -101,7 +107,7 @@ def _members(tape: _Tape) -> Iterator[tuple[str, bytes, int]]:
 class _Tape:
     """A stream that counts its bytes and knows how to say where it is."""
 
-    def __init__(self, stream: BinaryIO, where: str) -> None:
+    def __init__(self, stream: Readable, where: str) -> None:
         self._head = head = stream.read(8)
         joined = io.BufferedReader(_Rejoined(head, stream), 1 << 20)
         self.stream: BinaryIO = gzip.GzipFile(fileobj=joined, mode="rb") if head[:2] == b"\x1f\x8b" else joined  # type: ignore[assignment]  # typeshed: GzipFile is no BinaryIO
@@ -145,7 +151,7 @@ class _Tape:
 class _Rejoined(io.RawIOBase):
     """`head` followed by `stream`: what was read to look at the first bytes is put back."""
 
-    def __init__(self, head: bytes, stream: BinaryIO) -> None:
+    def __init__(self, head: bytes, stream: Readable) -> None:
         self._head, self._stream = head, stream
 
     def readable(self) -> bool:

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from fmshards import store
 from fmshards.errors import InputError
@@ -66,7 +66,7 @@ class WebDatasetSource:
         most, crowded = 0, ""
         with store.open_stream(url) as stream:
             reader = DigestReader(stream)
-            for key, members, offset in _groups(cast(BinaryIO, reader), url):
+            for key, members, offset in _groups(reader, url):
                 if key in seen:
                     raise InputError(
                         f"{url}: key {key!r} comes twice; the members of a sample must stand side by side, and keys "
@@ -124,7 +124,7 @@ def _is_empty(url: str) -> bool:
     return not any(store.read(url, 0, BLOCK))
 
 
-def _groups(stream: BinaryIO, url: str) -> Iterator[tuple[str, dict[str, bytes], int]]:
+def _groups(stream: DigestReader, url: str) -> Iterator[tuple[str, dict[str, bytes], int]]:
     """(key, {extension: bytes}, offset after it) of each run of members that share a key."""
     key, members, after, skipped = "", {}, 0, []  # type: tuple[str, dict[str, bytes], int, list[str]]
     for name, data, offset in read_members(stream, url):

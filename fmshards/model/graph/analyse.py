@@ -10,16 +10,20 @@ from torch import fx, nn
 
 from fmshards.errors import ModelError
 from fmshards.model.graph.culprit import culprit
-from fmshards.model.graph.example import two_images
+from fmshards.model.graph.example import image_channels, two_images
 from fmshards.model.graph.liveness import Point, points
 from fmshards.model.graph.modes import kept_buffers, kept_generators, mode, seed
 from fmshards.model.graph.purity import purity
 from fmshards.model.graph.run import Value, alike, describe, measure, run
 from fmshards.model.graph.sizes import size_nodes
 from fmshards.model.graph.trace import Trace, trace
-from fmshards.model.unwrap import unwrap
+from fmshards.model.unwrap import rounds_otherwise, unwrap
 
 _MOST_REPAIRS = 20
+_COMPILED = (
+    "is compiled, and its kernels give other last bits than the modules that it is made of, so that no halves can "
+    "equal it: pass {}, and compile the halves"
+)
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,11 @@ def analyse(model: nn.Module, example: torch.Tensor | None = None) -> Analysis:
     Nothing of the model is changed: modes, buffers and generators are put back. Without an example, noise of the
     size that the model names, or 224 x 224. Raises ModelError where the model does not trace, does not run on the
     example, or where its graph computes anything else than the model itself does, in either mode; InputError for an
-    argument of another kind. A wrapper (torch.compile, DDP) is taken off.
+    argument of another kind. A wrapper (DDP, torch.compile without inductor) is taken off.
     """
-    model = unwrap(model)
+    given_as, model = model, unwrap(model)
+    if given_as is not model and rounds_otherwise(given_as) and not rounds_otherwise(model):
+        raise ModelError(f"{type(model).__name__} {_COMPILED.format('the module inside it (model._orig_mod)')}")
     given = example is not None
     whole: dict[str, str] = {}
     training = False
@@ -68,6 +74,8 @@ def analyse(model: nn.Module, example: torch.Tensor | None = None) -> Analysis:
             if path is None:
                 break
             whole[path] = "its graph does not compute what it does"
+    if rounds_otherwise(model):
+        raise ModelError(f"{type(model).__name__} {_COMPILED.format('it without model.compile()')}")
     raise ModelError(
         f"{type(model).__name__} cannot be split: in {'train' if training else 'eval'} mode its graph does not "
         "compute what the model does. Its forward depends on something that tracing does not see (the type of its "
@@ -86,7 +94,7 @@ def _examine(model: nn.Module, traced: Trace, x: torch.Tensor, given: bool) -> A
         seed()
         graph = traced.graphs[False]
         with mode(model, False):
-            expected = _ask(model, x, given)
+            expected = _ask(model, traced, x, given)
             try:
                 flops, one = measure(model, graph, traced.constants, x[:1].clone())
             except Exception as error:
@@ -159,10 +167,17 @@ def _shared(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
-def _ask(model: nn.Module, x: torch.Tensor, given: bool) -> Any:
+def _ask(model: nn.Module, traced: Trace, x: torch.Tensor, given: bool) -> Any:
     try:
         return model(x.clone())
     except Exception as error:
+        channels = image_channels(model, traced)
+        if x.ndim == 4 and x.shape[1] != channels:
+            raise ModelError(
+                f"{type(model).__name__} takes images of {channels} channel{'s' * (channels != 1)}, found "
+                f"{x.shape[1]} (shape {tuple(x.shape[1:])}): give such an example; to extract, give as preprocess= a "
+                f"function from a PIL image to a float tensor [{channels}, H, W]"
+            ) from error
         hint = "of the shape that it takes" if given else "such as torch.zeros(1, 3, H, W)"
         raise ModelError(
             f"{type(model).__name__} does not run on images of shape {tuple(x.shape[1:])}: {type(error).__name__}: "

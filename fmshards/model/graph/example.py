@@ -17,7 +17,11 @@ _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 
 
 def image_channels(model: nn.Module, traced: Trace) -> int:
-    """The channels of the images that a model takes: its library's word, or those of its first convolution; else 3."""
+    """The channels of the images that a model takes: its library's word, or those of its first convolution; else 3.
+
+    Layers of torch's own and functions before it are taken to keep the channels; a user's module without convolution
+    there may make others of them, so that nothing is known.
+    """
     size = _config(model).get("input_size")
     if isinstance(size, (tuple, list)) and len(size) == 3:
         return int(size[0])
@@ -27,6 +31,8 @@ def image_channels(model: nn.Module, traced: Trace) -> int:
                 found = getattr(module, "in_channels", None)
                 if isinstance(found, int) and (isinstance(module, _ConvNd) or hasattr(module, "kernel_size")):
                     return found
+            if not type(model.get_submodule(str(node.target))).__module__.startswith("torch."):
+                return 3
         elif node.op == "call_function" and getattr(node.target, "__name__", "") in _CONVOLUTIONS:
             weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
             groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.kernels import run_cases
+from tests.triton_here import run_cases
 
 CASES = Path(__file__).with_name("cases_cuda_kernel.py")
 pytest.importorskip("triton")

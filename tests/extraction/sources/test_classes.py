@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fsspec
 import pytest
 from PIL import Image
 
@@ -44,6 +45,18 @@ def test_names_from_a_set(tmp_path: Path) -> None:
     assert '"classes":null' in plan
     (tmp_path / "plan.json").write_text(plan.replace('"classes":null', '"classes":["cow","ant","bee"]'))
     assert read_classes(tmp_path) == tuple(NAMES)
+
+
+def test_names_from_a_store() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/fmshards-classes/names.txt", b"cow\nant\nbee\n")
+    plan = (Path(__file__).parents[2] / "fixtures" / "set-mirror" / "plan.json").read_bytes()
+    memory.pipe("/fmshards-classes/set/plan.json", plan.replace(b'"classes":null', b'"classes":["cow","ant","bee"]'))
+    try:
+        assert read_classes("memory://fmshards-classes/names.txt") == tuple(NAMES)
+        assert read_classes("memory://fmshards-classes/set") == tuple(NAMES)
+    finally:
+        memory.rm("/fmshards-classes", recursive=True)
 
 
 @pytest.mark.parametrize(

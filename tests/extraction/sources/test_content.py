@@ -17,7 +17,6 @@ from fmshards.clock import Clock
 from fmshards.extraction.batches import decoded_batches
 from fmshards.extraction.decode import Decoder
 from fmshards.extraction.sources import Source, open_source
-from fmshards.extraction.sources.content import remote_stamp
 from fmshards.model import parse_preprocess
 
 from ..conftest import png, write_tar
@@ -138,16 +137,3 @@ def test_a_data_set_has_no_bytes() -> None:
     source = open_source([Image.new("RGB", (4, 4))])
     items(source)
     assert (source.stamp(0), source.content(0), source.digest_read(0)) == (None, None, None)
-
-
-@pytest.mark.parametrize(
-    ("info", "stamp"),
-    [
-        ({"size": 7, "ETag": '"abc"', "LastModified": "monday"}, '7 bytes, ETag "abc"'),
-        ({"size": 7, "etag": None, "generation": 12}, "7 bytes, generation 12"),
-        ({"size": 7, "LastModified": "monday"}, "7 bytes, LastModified monday"),
-        ({"size": 7}, None),
-    ],
-)
-def test_stamps_of_stores(info: dict[str, Any], stamp: str | None) -> None:
-    assert remote_stamp(info) == stamp

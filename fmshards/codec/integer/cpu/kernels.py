@@ -1,4 +1,4 @@
-"""The kernels of `int` rows, imported only where numba works; engine_int.py says what they do and checks lengths.
+"""The kernels of `int` rows, imported only where numba works; engine.py says what they do and checks lengths.
 
 Encoding takes a tile of 8 runs at a time, a run a lane: nothing is summed across lanes, so that the sums have one
 order and a chunk the same bytes everywhere.
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from fmshards.codec.integer.cpu.vectors import LANES, extremes, measure, pack, pointer, to_unit, unpack, unpack_turned
+from fmshards.codec.integer.cpu.vectors import LANES, extremes, measure, pack, to_unit, unpack, unpack_turned
 from fmshards.kernels import jit
+from fmshards.kernels.llvm import pointer
 
 _PART = 512  # places whose sums are added up in float32; more in float64
 
@@ -238,7 +239,7 @@ def _fit(
         reach[k] = np.float64(high) - np.float64(start[k])
         if reach[k] < least:
             reach[k] = 0.0
-            start[k] = _round_bf16(0.5 * (np.float64(low) + np.float64(high)), word, single)
+            start[k] = _round_bf16(low if low > 0 else (high if high < 0 else np.float32(0)), word, single)
         how[0, k] = np.float32(0.5) * start[k]
         how[1, k] = np.float32(2.0 / reach[k]) if reach[k] > 0 else np.float32(0)
         scale[k], offset[k] = np.float32(0), start[k]

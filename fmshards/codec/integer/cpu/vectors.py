@@ -15,20 +15,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fmshards.kernels.llvm import load, shuffle, spread, store
+
 LANES = 8
 _F, _I, _W = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _FS, _IS, _WS = (ir.VectorType(one, LANES) for one in (_F, _I, _W))
 _ROUND = 2.0**23  # added to a float32 of 0 to 255 and taken away again: rounded to nearest, ties to even
-
-
-@intrinsic
-def pointer(typing: Any, address: Any) -> Any:
-    """An address as a pointer, for numba's `carray`."""
-
-    def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
-        return builder.inttoptr(args[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), make
 
 
 @intrinsic
@@ -42,8 +34,8 @@ def unpack(typing: Any, source: Any, bits: Any, scale: Any, offset: Any, target:
     def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
         source, bits, scale, offset, target = args
         codes = _codes(builder, source, bits, *_shifts(builder, bits))
-        values = builder.fadd(builder.fmul(codes, _splat(builder, scale, _FS)), _splat(builder, offset, _FS))
-        _store(builder, values, target)
+        values = builder.fadd(builder.fmul(codes, spread(builder, scale, LANES)), spread(builder, offset, LANES))
+        store(builder, values, target)
         return context.get_dummy_value()
 
     signature = types.void(types.int64, types.int64, types.float32, types.float32, types.int64)
@@ -62,13 +54,13 @@ def unpack_turned(
     def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
         source, run_bytes, bits, scales, offsets, target, stride = args
         how = _shifts(builder, bits)
-        scale, offset = _load(builder, scales, _FS), _load(builder, offsets, _FS)
+        scale, offset = load(builder, scales, _FS), load(builder, offsets, _FS)
         rows = []
         for _ in range(LANES):
             rows.append(_codes(builder, source, bits, *how))
             source = builder.add(source, run_bytes)
         for row in _turn(builder, rows):
-            _store(builder, builder.fadd(builder.fmul(row, scale), offset), target)
+            store(builder, builder.fadd(builder.fmul(row, scale), offset), target)
             target = builder.add(target, stride)
         return context.get_dummy_value()
 
@@ -81,7 +73,7 @@ def extremes(typing: Any, tile: Any, places: Any, target: Any) -> Any:
 
     def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
         tile, places, target = args
-        least, most = _load(builder, tile, _FS), _load(builder, tile, _FS)
+        least, most = load(builder, tile, _FS), load(builder, tile, _FS)
         kept = _Kept(builder, [least, most])
         with _places(builder, tile, places) as value:
             least, most = kept.load()
@@ -130,7 +122,7 @@ def measure(typing: Any, tile: Any, places: Any, how: Any, top: Any, target: Any
     def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
         tile, places, how, top, target = args
         offset, inverse, scale = _load_all(builder, how, 3)
-        top = _splat(builder, top, _FS)
+        top = spread(builder, top, LANES)
         kept = _Kept(builder, [_constant(_F, [0.0] * LANES)] * 4)
         with _places(builder, tile, places) as value:
             code = _code(builder, value, offset, inverse, top)
@@ -155,13 +147,13 @@ def pack(typing: Any, tile: Any, how: Any, top: Any, bits: Any, target: Any) -> 
     def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
         tile, how, top, bits, target = args
         offset, inverse = _load_all(builder, how, 2)
-        top = _splat(builder, top, _FS)
+        top = spread(builder, top, LANES)
         words = ir.Constant(_WS, [0] * LANES)
         for i, value in enumerate(_load_all(builder, tile, LANES)):
             code = builder.fptoui(_code(builder, value, offset, inverse, top), _IS)
-            shift = _splat(builder, builder.mul(bits, _W(i)), _WS)
+            shift = spread(builder, builder.mul(bits, _W(i)), LANES)
             words = builder.or_(words, builder.shl(builder.zext(code, _WS), shift))
-        _store(builder, words, target)
+        store(builder, words, target)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.float32, types.int64, types.int64), make
@@ -170,19 +162,19 @@ def pack(typing: Any, tile: Any, how: Any, top: Any, bits: Any, target: Any) -> 
 def _shifts(builder: ir.IRBuilder, bits: ir.Value) -> tuple[ir.Value, ir.Value]:
     """Where in its word each of 8 codes begins, and their mask."""
     width = builder.trunc(bits, _I)
-    half = _splat(builder, builder.shl(builder.and_(width, _I(1)), _I(2)), _IS)
-    shifts = builder.mul(_constant(_I, [0, 1, 2, 3] * 2), _splat(builder, width, _IS))
+    half = spread(builder, builder.shl(builder.and_(width, _I(1)), _I(2)), LANES)
+    shifts = builder.mul(_constant(_I, [0, 1, 2, 3] * 2), spread(builder, width, LANES))
     shifts = builder.add(shifts, builder.mul(_constant(_I, [0] * 4 + [1] * 4), half))
-    return shifts, _splat(builder, builder.sub(builder.shl(_I(1), width), _I(1)), _IS)
+    return shifts, spread(builder, builder.sub(builder.shl(_I(1), width), _I(1)), LANES)
 
 
 def _codes(builder: ir.IRBuilder, source: ir.Value, bits: ir.Value, shifts: ir.Value, mask: ir.Value) -> ir.Value:
     """8 codes from byte `source` on, as floats."""
-    low = _load(builder, source, _I)
-    high = _load(builder, builder.add(source, builder.lshr(bits, _W(1))), _I)
+    low = load(builder, source, _I)
+    high = load(builder, builder.add(source, builder.lshr(bits, _W(1))), _I)
     pair = builder.insert_element(ir.Constant(_IS, ir.Undefined), low, _I(0))
     pair = builder.insert_element(pair, high, _I(1))
-    words = builder.shuffle_vector(pair, pair, _constant(_I, [0, 0, 0, 0, 1, 1, 1, 1]))
+    words = shuffle(builder, pair, pair, [0, 0, 0, 0, 1, 1, 1, 1])
     return builder.sitofp(builder.and_(builder.lshr(words, shifts), mask), _FS)
 
 
@@ -195,8 +187,8 @@ def _turn(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
         for i in range(LANES):
             if not i & apart:
                 a, b = rows[i], rows[i + apart]
-                turned[i] = builder.shuffle_vector(a, b, _constant(_I, upper))
-                turned[i + apart] = builder.shuffle_vector(a, b, _constant(_I, lower))
+                turned[i] = shuffle(builder, a, b, upper)
+                turned[i + apart] = shuffle(builder, a, b, lower)
         rows = turned
     return rows
 
@@ -234,33 +226,20 @@ class _places:
 
     def __enter__(self) -> Any:
         at = self._builder.add(self._tile, self._builder.mul(self._loop.__enter__().index, _W(4 * LANES)))
-        value = _load(self._builder, at, _FS)
-        return (value, lambda new: _store(self._builder, new, at)) if self._put else value
+        value = load(self._builder, at, _FS)
+        return (value, lambda new: store(self._builder, new, at)) if self._put else value
 
     def __exit__(self, *error: Any) -> None:
         self._loop.__exit__(*error)
 
 
-def _load(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Value:
-    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
-
-
 def _load_all(builder: ir.IRBuilder, address: ir.Value, count: int) -> list[ir.Value]:
-    return [_load(builder, builder.add(address, _W(4 * LANES * i)), _FS) for i in range(count)]
-
-
-def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
-    builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=1)
+    return [load(builder, builder.add(address, _W(4 * LANES * i)), _FS) for i in range(count)]
 
 
 def _store_all(builder: ir.IRBuilder, values: Sequence[ir.Value], address: ir.Value) -> None:
     for i, value in enumerate(values):
-        _store(builder, value, builder.add(address, _W(4 * LANES * i)))
-
-
-def _splat(builder: ir.IRBuilder, value: ir.Value, kind: ir.VectorType) -> ir.Value:
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _I(0))
-    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I, LANES), [0] * LANES))
+        store(builder, value, builder.add(address, _W(4 * LANES * i)))
 
 
 def _constant(kind: ir.Type, values: Sequence[float]) -> ir.Constant:

@@ -27,7 +27,7 @@ from fmshards.kernels.jit import inner, kernel
 from fmshards.kernels.machine import way
 
 FLOAT32, FLOAT16, BFLOAT16 = 0, 1, 2
-# What the numbers mean that describe a layout and a destination, in bytes; `engine_numba` fills them in.
+# What the numbers mean that describe a layout and a destination, in bytes; `on_cpu` fills them in.
 (C, W, TX, TILE, BZ, BY, BX, MAP_BLOCKS, RUN_VALUES) = range(9)
 (SAMPLE, COLUMN, MAP_START, RUN_TOKEN, ROW, KIND, STRAIGHT, ROWS_FIRST) = range(9, 17)
 NUMBERS = 17

@@ -13,6 +13,7 @@ from typing import Any
 from llvmlite import ir
 
 from fmshards.codec.zfp.coefficients import ORDER
+from fmshards.kernels import llvm
 from fmshards.kernels.machine import way
 
 NEGABINARY = 0xAAAAAAAA - (1 << 32)
@@ -42,23 +43,20 @@ class Emitter:
         self.b = builder
 
     def load(self, address: Any, offset: int, kind: Any, n: int) -> Vector:
-        pointer = self.b.inttoptr(self.b.add(address, ir.Constant(I64, offset)), ir.VectorType(kind, n).as_pointer())
-        return self.b.load(pointer, align=1)
+        return llvm.load(self.b, self.b.add(address, ir.Constant(I64, offset)), ir.VectorType(kind, n))
 
     def store(self, value: Vector, address: Any) -> None:
-        self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()), align=1)
+        llvm.store(self.b, value, address)
 
     def shuffle(self, first: Vector, second: Vector, places: list[int]) -> Vector:
-        return self.b.shuffle_vector(first, second, vector(I32, places))
+        return llvm.shuffle(self.b, first, second, places)
 
     def cast(self, value: Vector, kind: Any, n: int) -> Vector:
         return self.b.bitcast(value, ir.VectorType(kind, n))
 
     def spread(self, scalar: Any, n: int) -> Vector:
         """n times one number."""
-        kind = ir.VectorType(scalar.type, n)
-        one = self.b.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(I32, 0))
-        return self.shuffle(one, one, [0] * n)
+        return llvm.spread(self.b, scalar, n)
 
     # -- bit planes to coefficients -----------------------------------------------------------------------------------
 

@@ -26,8 +26,8 @@ from fmshards.kernels.bits import (
 from fmshards.kernels.jit import inner, kernel
 from fmshards.kernels.machine import way
 
-# A float32 scale for each exponent: 2^(157 - e), which is infinite for e under 30: rows of such blocks are refused by
-# the codec, so any finite number does.
+# A float32 scale for each exponent: 2^(157 - e), which is infinite for e under 30: the codec stores zeros in place of
+# such blocks, so any finite number does.
 SCALES = np.ldexp(np.float32(1), 157 - np.arange(256).clip(30)).astype(np.float32)
 
 _VALUES, _COEFFICIENTS, _BYTES, _STREAM = 0, 256, 512, 768  # offsets in the scratch memory

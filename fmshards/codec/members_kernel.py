@@ -1,4 +1,4 @@
-"""The kernel under filter.py. Imported only where numba works."""
+"""The kernel under members.py. Imported only where numba works."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from fmshards.codec.integer.cpu.vectors import pointer
 from fmshards.kernels import jit
+from fmshards.kernels.llvm import pointer
 
 _ITEMS = 2048  # items at a time: what they become stays in the cache while their bytes are put in
 

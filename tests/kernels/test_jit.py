@@ -97,6 +97,28 @@ def test_a_damaged_file_is_compiled_anew(program, tmp_path, damage):
     assert result(start(program, tmp_path / "cache"))["loaded"]
 
 
+HELPER = """
+from fmshards.kernels import jit
+
+@jit.inner
+def twice(x):
+    return {}
+"""
+
+
+def test_what_a_kernel_calls_decides_its_file_wherever_it_stands(program, tmp_path):
+    """A kernel of another package, whose helper in another module changes."""
+    start_, end = PROGRAM.index("@jit.inner"), PROGRAM.index("@jit.kernel")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "kernel.py").write_text(f"from .helpers import twice\n{PROGRAM[:start_]}{PROGRAM[end:]}")
+    program.write_text("import other.kernel")
+    for kernels, text in enumerate(("x + x", "2 * x"), start=1):
+        (other / "helpers.py").write_text(HELPER.format(text))
+        result(start(program, tmp_path / "cache"))
+        assert len(kept(tmp_path / "cache")) == kernels
+
+
 def test_where_nothing_can_be_written_each_process_compiles(program, tmp_path):
     (tmp_path / "file").write_text("a file where folders should be")
     found = result(start(program, tmp_path / "file", TMPDIR=str(tmp_path / "file")))

@@ -1,0 +1,16 @@
+"""DataLoader worker processes that die: killed from outside, or for memory."""
+
+from __future__ import annotations
+
+from fmshards.errors import FmshardsError
+
+
+def is_worker_death(error: BaseException) -> bool:
+    """Whether this is what a DataLoader raises, from a signal handler and so anywhere, when a worker has died."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+def worker_died(error: BaseException, work: str, advice: str) -> FmshardsError:
+    """The error to raise instead: a process that does `work` died; `advice` says what to do."""
+    said = (str(error) or type(error).__name__).splitlines()[0]
+    return FmshardsError(f"a process that {work} died (killed, or out of memory): {said}. {advice}")
