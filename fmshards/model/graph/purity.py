@@ -35,7 +35,7 @@ def purity(model: nn.Module, traced: Trace, x: torch.Tensor, nodes: Sequence[fx.
     before = generator_states()
     together = _values(model, traced, x, nodes)
     drawn = generator_states() != before or x.device.type != "cpu"
-    found = {}
+    found: dict[fx.Node, str] = {}
     for number in range(1, _SEEDS) if drawn else ():
         seed(number)
         again = _values(model, traced, x, nodes)
@@ -48,9 +48,7 @@ def purity(model: nn.Module, traced: Trace, x: torch.Tensor, nodes: Sequence[fx.
     return found
 
 
-def _values(
-    model: nn.Module, traced: Trace, x: torch.Tensor, nodes: Sequence[fx.Node]
-) -> dict[fx.Node, torch.Tensor]:
+def _values(model: nn.Module, traced: Trace, x: torch.Tensor, nodes: Sequence[fx.Node]) -> dict[fx.Node, torch.Tensor]:
     """Up to 4096 values of each image at each node, evenly spread: [images, values]."""
     wanted, found = set(nodes), {}
 
