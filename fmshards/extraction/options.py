@@ -70,7 +70,7 @@ class Options:
             "layers": layer_rates(self.layers),
             "weights": _path("weights", self.weights),
             "preprocess": self.preprocess if _function(self.preprocess) else _text("preprocess", self.preprocess),
-            "recipe": self.recipe if _function(self.recipe) else _text("recipe", self.recipe or None),
+            "recipe": self.recipe if _function(self.recipe) else _text("recipe", _none_if_empty(self.recipe)),
             "version": _text("version", self.version),
             "mirror": str(parse_mirror(self.mirror)),
             "sensitive": None if self.sensitive is None else str(parse_sensitive(self.sensitive)),
@@ -165,6 +165,10 @@ def _function(value: Any) -> bool:
 
 def _custom(value: Any) -> bool:
     return isinstance(value, Recipe) and value.custom_text is not None
+
+
+def _none_if_empty(value: Any) -> Any:
+    return None if isinstance(value, str) and not value else value
 
 
 def _textual(value: Any) -> bool:

@@ -17,7 +17,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     try:
         found = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises AssertionError where CUDA is not built in
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:  # AssertionError: CUDA is not built in
         raise InputError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
     return found
 
