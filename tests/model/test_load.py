@@ -62,6 +62,33 @@ def test_weights_in_every_usual_form(tmp_path: Path, shape: str) -> None:
     assert all(torch.equal(v, state[k]) for k, v in again.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module._orig_mod.", "model.", "net.", "backbone.", "encoder.", "_forward_module.model."]
+)
+def test_what_trainers_put_before_keys_goes(tmp_path: Path, prefix: str) -> None:
+    state = _quiet(RESNET20, WEIGHTS).state_dict()
+    torch.save({"state_dict": {f"{prefix}{k}": v for k, v in state.items()}}, tmp_path / "w.ckpt")
+    again = _quiet(RESNET20, str(tmp_path / "w.ckpt"))
+    assert all(torch.equal(v, state[k]) for k, v in again.state_dict().items())
+
+
+def test_keys_of_which_only_some_are_the_models_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    state = _quiet(RESNET20, WEIGHTS).state_dict()
+    mixed = {f"encoder_q.{k}": v for k, v in state.items()} | {"queue": torch.zeros(2)}
+    torch.save({"state_dict": mixed}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"keys for this model begin with 'encoder_q\.'.*without this prefix"):
+        _quiet(RESNET20, str(tmp_path / "w.pth"))
+
+
+def test_the_keys_of_a_model_with_a_compiled_part_are_its_own(tmp_path: Path) -> None:
+    model = _quiet(RESNET20, WEIGHTS)
+    state = model.state_dict()
+    model.layer2 = torch.compile(model.layer2, backend="eager")
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    again = _quiet(RESNET20, str(tmp_path / "w.pth"))
+    assert all(torch.equal(v, state[k]) for k, v in again.state_dict().items())
+
+
 class _Hostile:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (Path.touch, (Path("owned"),))  # type: ignore[return-value]  # what a hostile file would do

@@ -12,7 +12,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
-from fmshards.model import Part, Prefix, analyse, multi_prefix, split
+from fmshards.model import Part, Prefix, analyse, layer_identity, multi_prefix, split
 from tests.model import nets
 from tests.model.conftest import analysed, same
 
@@ -219,3 +219,44 @@ def test_layers_in_one_pass_are_not_overwritten_by_each_other() -> None:
     found = multi_prefix(model, names, analysis=known)(x)
     for name in names:
         assert torch.equal(found[name], split(model, name, analysis=known)[0](x)), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_prefix_takes_images_in_the_dtype_of_its_weights(dtype: torch.dtype) -> None:
+    model = nets.Net().eval().to(dtype)
+    prefix, suffix = split(model, "mid", X)
+    feature = prefix(X)
+    assert feature.dtype is dtype
+    assert torch.equal(feature, prefix(X.to(dtype)))
+    assert torch.equal(suffix(feature), model(X.to(dtype)))
+    again = prefix.float()
+    assert again(X).dtype is torch.float32
+
+
+@pytest.mark.parametrize("way", ["weight_norm", "parametrized spectral_norm", "spectral_norm", "prune"])
+def test_parametrised_weights_are_split_frozen_and_known(way: str) -> None:
+    from torch.nn.utils import parametrizations, prune, spectral_norm
+
+    torch.manual_seed(0)
+    model = nets.Net()
+    for convolution in (model.stem.conv, model.mid[0], model.body[0]):
+        if way == "prune":
+            prune.l1_unstructured(convolution, "weight", 0.5)
+        else:
+            made = {
+                "weight_norm": parametrizations.weight_norm,
+                "parametrized spectral_norm": parametrizations.spectral_norm,
+                "spectral_norm": spectral_norm,
+            }
+            made[way](convolution)
+    prefix, suffix = split(model.eval(), "mid", X)
+    assert torch.equal(suffix(prefix(X)), model(X))
+    known = layer_identity(model, "mid")
+    model.train()
+    suffix(prefix(X)).sum().backward()
+    assert layer_identity(model, "mid") == known
+    with torch.no_grad():
+        next(model.stem.conv.parameters()).mul_(1.01)
+    changed = layer_identity(model, "mid")
+    assert changed["prefix"] != known["prefix"]
+    assert changed["graph"] != known["graph"]

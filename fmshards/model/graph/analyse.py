@@ -124,7 +124,9 @@ def _examine(model: nn.Module, traced: Trace, x: torch.Tensor, given: bool) -> A
 def _train_check(model: nn.Module, traced: Trace, one: dict[fx.Node, Value], x: torch.Tensor) -> dict[fx.Node, str]:
     try:
         seed()
-        expected = model(x.clone())
+        # Both start from the same buffers: spectral_norm computes with those that it moves.
+        with kept_buffers(model):
+            expected = model(x.clone())
     except Exception:
         return {}  # the model itself cannot be trained on this example: nothing to hold the graph against
     watch = _Watch(traced, one, training=True)
