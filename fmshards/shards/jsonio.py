@@ -76,7 +76,7 @@ def _values(data: bytes) -> int:
         quotes = np.cumsum(block == ord('"'), dtype=np.int32) + within
         outside = block[quotes & 1 == 0]
         opened = np.count_nonzero((outside == ord("[")) | (outside == ord("{")))
-        found += np.count_nonzero(outside == ord(",")) + 2 * opened
+        found += int(np.count_nonzero(outside == ord(","))) + 2 * int(opened)
         within = bool(quotes[-1] & 1)
     return found
 

@@ -72,7 +72,7 @@ def _fit(x: Floats, bits: int) -> tuple[Floats, Floats, npt.NDArray[np.uint8]]:
     start = np.where(fixed, np.float32(0), _floor(low))
     reach = high.astype(np.float64) - start
     alone = reach < LEAST_RANGE
-    start = np.where(alone, _nearest(np.clip(np.float32(0), low, high) + np.float32(0)), start)
+    start = np.where(alone, _nearest(np.asarray(np.clip(np.float32(0), low, high) + np.float32(0))), start)
     reach = np.where(alone, 1.0, reach)
     with np.errstate(over="ignore"):
         factor = np.where(alone, 0.0, 2 / reach).astype(np.float32)
