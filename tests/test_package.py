@@ -14,6 +14,7 @@ import pytest
 
 import fmshards
 from fmshards import errors
+from fmshards.cli.extract import command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,6 +70,15 @@ def test_a_room_names_its_files(room: Path) -> None:
         assert set(re.findall(r"\b\w+\.py\b", said)) <= there
     if len(there) > 1:  # a room of one file needs no list
         assert not {name for name in there if not re.search(rf"\b{re.escape(name)}", said)}
+
+
+def test_the_readme_names_every_option_of_extract() -> None:
+    readme = (ROOT / "README.md").read_text()
+    options = [name for param in command.params for name in param.opts if name.startswith("--")]
+    assert len(options) > 20
+    assert [name for name in options if not re.search(rf"{name}\b", readme)] == []
+    python_only = {"version", "drop_fields"}
+    assert [name for name in python_only if f"`{name}=`" not in readme] == []
 
 
 def test_errors_survive_a_worker() -> None:
