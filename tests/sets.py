@@ -1,10 +1,15 @@
-"""Small shard sets written without a model: `build_set` says what is in them, so that readers can be checked."""
+"""Small shard sets written without a model, so that readers can be checked.
+
+`layer_plan`, `plan_of`, `write_shard` and `write_set` are what every set of the tests is made with: a plan, its layers,
+the loop that writes. `build_set` says by options what is in a set and makes it of random numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +20,9 @@ from fmshards.shards import (
     Grid,
     InputShard,
     LayerPlan,
+    Manifest,
     Plan,
+    ShardEntry,
     ShardWriter,
     layer_url,
     make_manifest,
@@ -23,6 +30,101 @@ from fmshards.shards import (
     write_manifest,
     write_plan,
 )
+
+Contents = Callable[[str, int, int, int], Mapping[str, Any]]
+"""Of a layer, an input shard, the first sample in it and how many: what `ShardWriter.add` takes."""
+
+
+def layer_plan(
+    name: str,
+    spec: FeatureSpec,
+    rate: str | float,
+    *,
+    sensitive: Sequence[int] = (),
+    filter: str | None = None,
+    **changes: Any,
+) -> LayerPlan:
+    """A layer of `spec` at a rate, with views of the `sensitive` channels where there are any."""
+    view = codec_for(rate, spec.select(len(sensitive)), filter=filter) if sensitive else None
+    fields: dict[str, Any] = {
+        "name": name,
+        "cut": name,
+        "codec": codec_for(rate, spec, filter=filter).config(),
+        "view_codec": view.config() if view else None,
+        "sensitive": tuple(sensitive),
+        "similarity": None,
+        "grid": Grid((2.0, 2.0), (0.5, 0.5)),
+        "flops": 1,
+        "dtype": "float32",
+        "nonnegative": True,
+        "mirror_error": None,
+    }
+    return LayerPlan(**{**fields, **changes})
+
+
+def plan_of(layers: Sequence[LayerPlan], samples: Sequence[int], **changes: Any) -> Plan:
+    """A plan of input shards of so many samples, without augmentation where `changes` do not say it."""
+    fields: dict[str, Any] = {
+        "identity": {"layers": {layer.name: {"cut": layer.cut, "prefix": "0" * 64} for layer in layers}, "seed": 0},
+        "options": {},
+        "provenance": {},
+        "inputs": tuple(InputShard(f"{s:06d}", f"in-{s}.tar", None, n, None) for s, n in enumerate(samples)),
+        "chunk": 8,
+        "base_size": (16, 16),
+        "recipe": {"steps": []},
+        "mirror": {"way": "none"},
+        "views": 0,
+        "references": ("base",),
+        "members": ("base",),
+        "layers": tuple(layers),
+        "classes": None,
+        "calibration": None,
+    }
+    return Plan(**{**fields, **changes})
+
+
+def write_shard(
+    url: str, plan: Plan, layer: str, shard: int, contents: Contents, errors: Mapping[str, Any] | None = None
+) -> ShardEntry:
+    """One layer's shard of an input shard, chunk after chunk; `errors`: the error sums of its index."""
+    samples = plan.inputs[shard].samples
+    assert samples is not None
+    with ShardWriter(url, plan.digest, layer) as writer:
+        for start in range(0, samples, plan.chunk):
+            writer.add(**contents(layer, shard, start, min(plan.chunk, samples - start)))
+        if errors is not None:
+            writer.errors(errors)
+        return writer.close()
+
+
+def write_set(
+    root: str,
+    plan: Plan,
+    contents: Contents,
+    errors: Callable[[str], Mapping[str, Any]] | None = None,
+    whole: bool = True,
+) -> Manifest:
+    """Every shard of a plan, and the manifest; whole=False leaves that unwritten, as an extraction cut short does."""
+    assert write_plan(root, plan)
+    shards = {
+        layer.name: tuple(
+            write_shard(
+                layer_url(root, layer.name, f"{source.name}.tar"),
+                plan,
+                layer.name,
+                shard,
+                contents,
+                errors(layer.name) if errors else None,
+            )
+            for shard, source in enumerate(plan.inputs)
+        )
+        for layer in plan.layers
+    }
+    manifest = make_manifest(root, plan, shards)
+    if whole:
+        write_manifest(root, manifest)
+    return manifest
+
 
 SPECS = {
     "map": FeatureSpec("map", (8, 8, 8)),
@@ -78,35 +180,31 @@ def build_set(
     plans, arrays = [], {}
     features: dict[str, dict[str, np.ndarray]] = {}
     for name, rate in (layers or {"layer2": "fp32"}).items():
-        view = codec_for(rate, spec.select(len(sensitive)), filter=filter)
         arrays[f"{name}/fill"] = rng.normal(size=spec.shape).astype(np.float32)
         if mirrored and mirror_.way == "mapped":
             arrays |= {f"{name}/{k}": v for k, v in _some_map(spec, mirror_.kernel, rng).to_arrays().items()}
         plans.append(
-            LayerPlan(
-                name=name,
-                cut=name,
-                codec=codec_for(rate, spec, filter=filter).config(),
-                view_codec=view.config() if views else None,
-                sensitive=tuple(sensitive) if views else (),
-                similarity=None,
+            layer_plan(
+                name,
+                spec,
+                rate,
+                sensitive=sensitive if views else (),
+                filter=filter,
                 grid=None if spec.spatial is None else Grid((32 / spec.spatial[0],) * 2, (0.0, 0.0)),
-                flops=1,
-                dtype="float32",
                 nonnegative=False,
                 mirror_error=-10.0 if mirrored and mirror_.way == "mapped" else None,
             )
         )
+        of_view = spec.select(len(sensitive))
         features[name] = {
-            s: rng.normal(size=(total, *(view.spec if s.startswith("view") else spec).shape)).astype(np.float32)
+            s: rng.normal(size=(total, *(of_view if s.startswith("view") else spec).shape)).astype(np.float32)
             for s in streams
         }
     path.mkdir(parents=True)
-    plan = Plan(
+    plan = plan_of(
+        plans,
+        samples,
         identity={"layers": {p.name: {"cut": p.cut, "prefix": "0" * 64} for p in plans}, "seed": seed},
-        options={},
-        provenance={},
-        inputs=tuple(InputShard(f"{s:06d}", f"in-{s}.tar", None, n, None) for s, n in enumerate(samples)),
         chunk=chunk,
         base_size=base_size,
         recipe=recipe_.to_json(),
@@ -114,38 +212,31 @@ def build_set(
         views=views,
         references=("base", "mirror") if mirrored else ("base",),
         members=tuple(streams),
-        layers=tuple(plans),
-        classes=None,
         calibration=write_calibration(str(path), arrays),
     )
-    write_plan(str(path), plan)
     keys = [f"s{s}_{i:04d}" for s, n in enumerate(samples) for i in range(n)]
     classes = rng.integers(0, 10, total).tolist()
     columns = {"cls": [str(c).encode() for c in classes], **(fields or {})}
-    thetas = []
-    for shard, n in enumerate(samples):
-        own = keys[sum(samples[:shard]) :][:n]
-        thetas.append(view_theta(recipe_, mirror_, seed, f"{shard:06d}", own, views, base_size))
+    first = [sum(samples[:shard]) for shard in range(len(samples))]
+    thetas = [
+        view_theta(recipe_, mirror_, seed, f"{shard:06d}", keys[first[shard] :][:n], views, base_size)
+        for shard, n in enumerate(samples)
+    ]
     theta = np.concatenate(thetas)
-    entries: dict[str, list] = {p.name: [] for p in plans}
-    for layer in plans:
-        codecs = plan.layer_members(layer.name)
-        at = 0
-        for shard, n in enumerate(samples):
-            with ShardWriter(layer_url(str(path), layer.name, f"{shard:06d}.tar"), plan.digest, layer.name) as writer:
-                for lo in range(at, at + n, chunk):
-                    part = slice(lo, min(lo + chunk, at + n))
-                    members = {}
-                    for member, codec in codecs.items():
-                        rows = codec.encode(features[layer.name][member.rsplit(".", 1)[0]][part])
-                        members[member] = codec.member(rows)
-                    writer.add(
-                        keys[part], {k: v[part] for k, v in columns.items()}, theta[part] if views else None, members
-                    )
-                entries[layer.name].append(writer.close())
-            at += n
-    if whole:
-        write_manifest(str(path), make_manifest(str(path), plan, entries))
+
+    def contents(layer: str, shard: int, start: int, n: int) -> dict[str, Any]:
+        part = slice(first[shard] + start, first[shard] + start + n)
+        return {
+            "keys": keys[part],
+            "fields": {name: column[part] for name, column in columns.items()},
+            "theta": theta[part] if views else None,
+            "members": {
+                member: codec.member(codec.encode(features[layer][member.rsplit(".", 1)[0]][part]))
+                for member, codec in plan.layer_members(layer).items()
+            },
+        }
+
+    write_set(str(path), plan, contents, whole=whole)
     return BuiltSet(path, plan, keys, classes, features, theta if views else None)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import pickle
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,6 +14,7 @@ import pytest
 
 import fmshards
 from fmshards import errors
+from fmshards.cli.extract import command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,6 +54,31 @@ def test_what_is_declared_is_what_an_index_wants() -> None:
     readme = (ROOT / "README.md").read_text()
     for extra in project["optional-dependencies"]:
         assert f"[{extra}]" in readme
+
+
+ROOMS = sorted(path.parent for path in (ROOT / "fmshards").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: str(room.relative_to(ROOT)))
+def test_a_room_names_its_files(room: Path) -> None:
+    """In the first lines of its `__init__.py`; of the package itself ARCHITECTURE.md does."""
+    there = {path.name for path in room.glob("*.py")} - {"__init__.py", "__main__.py"}
+    if room.name == "fmshards":
+        said = (ROOT / "ARCHITECTURE.md").read_text()
+    else:
+        said = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
+        assert set(re.findall(r"\b\w+\.py\b", said)) <= there
+    if len(there) > 1:  # a room of one file needs no list
+        assert not {name for name in there if not re.search(rf"\b{re.escape(name)}", said)}
+
+
+def test_the_readme_names_every_option_of_extract() -> None:
+    readme = (ROOT / "README.md").read_text()
+    options = [name for param in command.params for name in param.opts if name.startswith("--")]
+    assert len(options) > 20
+    assert [name for name in options if not re.search(rf"{name}\b", readme)] == []
+    python_only = {"version", "drop_fields"}
+    assert [name for name in python_only if f"`{name}=`" not in readme] == []
 
 
 def test_errors_survive_a_worker() -> None:

@@ -124,6 +124,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the shard sets go (a temporary folder)")
     parser.add_argument("--results", type=Path, default=results("demo.md"))
     args = parser.parse_args()
+    if args.epochs < 2:
+        parser.error("--epochs: expected 2 or more: OneCycleLR's rate in a single one is near 0")
     with tempfile.TemporaryDirectory() as scratch:
         run(args.out or Path(scratch), args.epochs, args.seeds, args.paper, args.results)
 

@@ -1,4 +1,6 @@
-"""The command line: one command a file. A command parses, calls one function of a room and prints. No logic.
+"""The command line: one command a file, cuts.py, doctor.py, extract.py, inspect.py, verify.py; options.py is theirs.
+
+A command parses, calls one function of a room and prints. No logic.
 
 A command's module is imported when that command is asked for, and torch only inside the commands that need
 it, so that `fmshards --help` answers at once.

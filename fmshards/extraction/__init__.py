@@ -5,6 +5,7 @@ batches.py     raw samples read here, decoded in workers, in order and with fixe
 decode.py      the worker's side: images to base tensors and rendered views
 forward.py     the device's side: all layers in one pass
 encode.py      rows, chunks and shards, written beside the next forward
+calibration_images.py: the sample that calibration looks at
 draft.py       a plan for a new set, with what calibration measures
 labels.py      a warning for shards sorted by label
 options.py     what it can be told: plain values, checked
@@ -17,6 +18,7 @@ entry.py       the function
 provenance.py  what made a set, for the record
 progress.py    rate, bytes, time left; where the time went
 verify.py      a set against its bytes, its model and its images
+soundness.py   a set against what its readers accept, and what mends it
 """
 
 from __future__ import annotations

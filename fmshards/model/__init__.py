@@ -3,6 +3,7 @@
 load.py             a model by its name
 weights.py          its weights from a file: another trainer's names of keys too
 device.py           on the device where it is to run
+image.py            an image in the mode that it takes
 unwrap.py           out of what torch.compile and trainers wrap around it; what cannot be split at all
 preprocess.py       what an image goes through first
 preprocess_text.py  the same from a text, a library's configuration or a function

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 import fmshards
-from fmshards.codec import FeatureSpec, codec_for, codec_from_config, codec_name, register
+from fmshards.codec import Codec, FeatureSpec, RowCodec, codec_for, codec_from_config, codec_name, register
 from fmshards.errors import FormatError, InputError
 from fmshards.shards import read_chunk, read_index, read_manifest
 from tests.codec.halves import HalvesCodec
@@ -65,6 +67,17 @@ def test_a_set_is_extracted_with_it_and_streamed(tmp_path):
         assert shown.shape == (4, 4, 8, 8)
         assert torch.equal(shown, torch.round(shown * 4) / 4)
     assert fmshards.extract(data, out, **options) == read_manifest(out)
+
+
+def test_contributing_names_the_whole_interface():
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    section = text.partition("## Add a codec\n")[2].partition("\n## ")[0]
+    required, _, besides = section.partition("What may be")
+    besides = besides.partition("\n2. ")[0]
+    own = RowCodec.__abstractmethods__
+    assert own | {"name", "rates", "keys"} <= set(re.findall(r"`(\w+)`", required))
+    more = {name for name in vars(RowCodec) if name[0] != "_"} - own - set(vars(Codec)) - {"keys", "filter"}
+    assert set(re.findall(r"`(\w+)`", besides)) == more
 
 
 def test_a_name_that_is_taken_and_one_that_is_none_are_refused():

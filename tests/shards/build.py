@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fmshards.codec import FeatureSpec, codec_for
-from fmshards.shards import (
-    Grid,
-    InputShard,
-    LayerPlan,
-    Manifest,
-    Plan,
-    ShardEntry,
-    ShardWriter,
-    Similarity,
-    layer_url,
-    make_manifest,
-    write_manifest,
-    write_plan,
-)
+from fmshards.codec import FeatureSpec
+from fmshards.shards import InputShard, LayerPlan, Manifest, Plan, ShardEntry, Similarity
+from tests import sets
 
 CHUNK = 8
 SHAPES = {"layer2": (8, 8, 8), "head": (5, 7, 6)}
@@ -29,42 +18,34 @@ SAMPLES = (20, 16)
 
 
 def layer_plan(name: str, shape: tuple[int, ...], rate: str | float = 4, views: int = 1) -> LayerPlan:
-    spec = FeatureSpec("map", shape)
-    sensitive = (1, 3) if views else ()
-    return LayerPlan(
-        name=name,
-        cut=name,
-        codec=codec_for(rate, spec).config(),
-        view_codec=codec_for(rate, spec.select(2)).config() if views else None,
-        sensitive=sensitive,
+    return sets.layer_plan(
+        name,
+        FeatureSpec("map", shape),
+        rate,
+        sensitive=(1, 3) if views else (),
         similarity=Similarity((0.5,) * shape[0], (0.25,) * shape[0]),
-        grid=Grid((2.0, 2.0), (0.5, 0.5)),
         flops=123_456,
-        dtype="float32",
-        nonnegative=True,
-        mirror_error=None,
     )
 
 
 def small_plan(**changes: Any) -> Plan:
     views = changes.pop("views", 1)
     plan: dict[str, Any] = {
+        "layers": tuple(layer_plan(name, shape, views=views) for name, shape in SHAPES.items()),
+        "samples": SAMPLES,
         "identity": {"layers": {name: {"cut": name, "prefix": "0" * 64} for name in SHAPES}, "seed": 0},
         "options": {"batch": 64, "model": "resnet20"},
         "provenance": {"torch": "2.14"},
         "inputs": tuple(InputShard(f"{i:06d}", f"in/{i:06d}.tar", 1, n, None) for i, n in enumerate(SAMPLES)),
         "chunk": CHUNK,
-        "base_size": (16, 16),
         "recipe": {"steps": [{"name": "flip", "p": 0.5}]},
         "mirror": {"way": "stored"},
         "views": views,
         "references": ("base", "mirror"),
         "members": ("base", "mirror", *(f"view{v}" for v in range(1, views + 1))),
-        "layers": tuple(layer_plan(name, shape, views=views) for name, shape in SHAPES.items()),
         "classes": ("cat", "dog"),
-        "calibration": None,
     }
-    return Plan(**{**plan, **changes})
+    return sets.plan_of(**{**plan, **changes})
 
 
 def features(n: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -88,26 +69,14 @@ def chunk_args(plan: Plan, layer: str, shard: int, start: int, n: int) -> dict[s
 
 
 def write_shard(url: str, plan: Plan, layer: str, shard: int) -> ShardEntry:
-    samples = SAMPLES[shard]
-    with ShardWriter(url, plan.digest, layer) as writer:
-        for start in range(0, samples, plan.chunk):
-            writer.add(**chunk_args(plan, layer, shard, start, min(plan.chunk, samples - start)))
-        channels = plan.layer_members(layer)["base.zfp"].spec.channels
-        writer.errors({"samples": plan.chunk, "error": [1.0] * channels, "energy": [100.0] * channels})
-        return writer.close()
+    return sets.write_shard(url, plan, layer, shard, partial(chunk_args, plan), _errors(plan, layer))
 
 
 def write_set(folder: Path, plan: Plan | None = None) -> Manifest:
     plan = plan or small_plan()
-    root = str(folder)
-    assert write_plan(root, plan)
-    shards = {
-        layer.name: tuple(
-            write_shard(layer_url(root, layer.name, f"{source.name}.tar"), plan, layer.name, i)
-            for i, source in enumerate(plan.inputs)
-        )
-        for layer in plan.layers
-    }
-    manifest = make_manifest(root, plan, shards)
-    write_manifest(root, manifest)
-    return manifest
+    return sets.write_set(str(folder), plan, partial(chunk_args, plan), partial(_errors, plan))
+
+
+def _errors(plan: Plan, layer: str) -> dict[str, Any]:
+    channels = plan.layer_members(layer)["base.zfp"].spec.channels
+    return {"samples": plan.chunk, "error": [1.0] * channels, "energy": [100.0] * channels}

@@ -13,19 +13,9 @@ from typing import Any
 import numpy as np
 
 from fmshards.codec import FeatureSpec, codec_for
-from fmshards.shards import (
-    Grid,
-    InputShard,
-    LayerPlan,
-    Plan,
-    ShardWriter,
-    Similarity,
-    layer_url,
-    make_manifest,
-    write_manifest,
-    write_plan,
-)
+from fmshards.shards import InputShard, Similarity
 from fmshards.shards.envelope import unseal
+from tests.sets import layer_plan, plan_of, write_set
 
 FORMAT = Path(__file__).parents[2] / "FORMAT.md"
 BEGIN, END = "<!-- example: begin -->\n", "<!-- example: end -->\n"
@@ -40,45 +30,27 @@ def example_features() -> np.ndarray:
 
 def write_example(folder: Path) -> None:
     codec = codec_for(8, SPEC)
-    layer = LayerPlan(
-        name="out",
-        cut="out",
-        codec=codec.config(),
-        view_codec=None,
-        sensitive=(),
-        similarity=Similarity((1.0, 1.0, 0.5, 1.0), (0.0, 0.0, 0.75, 0.0)),
-        grid=Grid((2.0, 2.0), (0.5, 0.5)),
-        flops=1000,
-        dtype="float32",
-        nonnegative=True,
-        mirror_error=None,
-    )
-    plan = Plan(
+    similarity = Similarity((1.0, 1.0, 0.5, 1.0), (0.0, 0.0, 0.75, 0.0))
+    plan = plan_of(
+        [layer_plan("out", SPEC, 8, similarity=similarity, flops=1000)],
+        [2],
         identity={"layers": {"out": {"cut": "out", "prefix": "0" * 64}}},
         options={"batch": 2},
-        provenance={},
         inputs=(InputShard("000000", "in.tar", 10240, 2, None),),
-        chunk=8,
         base_size=(8, 8),
-        recipe={"steps": []},
-        mirror={"way": "none"},
-        views=0,
-        references=("base",),
-        members=("base",),
-        layers=(layer,),
         classes=("cat", "dog"),
-        calibration=None,
     )
     x = example_features()
     rows = codec.encode(x)
     error = (codec.decode(rows).numpy() - x).astype(np.float64)
-    write_plan(str(folder), plan)
-    with ShardWriter(layer_url(str(folder), "out", "000000.tar"), plan.digest, "out") as writer:
-        writer.add(["a", "b"], {"cls": [b"0", b"1"]}, None, {"base.zfp": codec.member(rows)})
-        sums = {"error": (error**2).sum((0, 2, 3)), "energy": (x.astype(np.float64) ** 2).sum((0, 2, 3))}
-        writer.errors({"samples": 2, **sums})
-        entry = writer.close()
-    write_manifest(str(folder), make_manifest(str(folder), plan, {"out": (entry,)}))
+    sums = {"error": (error**2).sum((0, 2, 3)), "energy": (x.astype(np.float64) ** 2).sum((0, 2, 3))}
+    chunk = {
+        "keys": ["a", "b"],
+        "fields": {"cls": [b"0", b"1"]},
+        "theta": None,
+        "members": {"base.zfp": codec.member(rows)},
+    }
+    write_set(str(folder), plan, lambda *_: chunk, lambda _: {"samples": 2, **sums})
 
 
 def render(folder: Path) -> str:

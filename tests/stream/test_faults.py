@@ -6,6 +6,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ import webdataset as wds
 from torch.utils.data import DataLoader
 
 from fmshards.errors import CorruptError, FmshardsError, MismatchError, StoreError
-from fmshards.shards import Manifest, ShardWriter, layer_url, make_manifest, read_index, read_manifest, write_manifest
+from fmshards.shards import Manifest, layer_url, make_manifest, read_index, read_manifest, write_manifest
 from fmshards.stream import FeatureDataset, decode_chunks, loader
-from tests.sets import BuiltSet, build_set
+from tests.sets import BuiltSet, build_set, write_shard
 from tests.stream.helpers import error_of
 
 
@@ -159,15 +160,18 @@ def test_a_shard_cut_short_while_it_is_read(tmp_path: Path, workers: int) -> Non
 def test_layers_that_do_not_belong_together(tmp_path: Path) -> None:
     layers = {"layer2": "4", "layer3": "4"}
     built = build_set(tmp_path / "a", samples=(8,), chunk=4, layers=layers)
-    codecs = built.plan.layer_members("layer3")
-    with ShardWriter(layer_url(built.url, "layer3", "000000.tar"), built.plan.digest, "layer3") as writer:
-        for lo in (0, 4):
-            codec = codecs["base.zfp"]
-            rows = codec.encode(built.features["layer3"]["base"][lo : lo + 4])
-            writer.add(
-                [f"x{i}" for i in range(lo, lo + 4)], {"cls": [b"1"] * 4}, None, {"base.zfp": codec.member(rows)}
-            )
-        entry = writer.close()
+    codec = built.plan.layer_members("layer3")["base.zfp"]
+
+    def others(layer: str, shard: int, start: int, n: int) -> dict[str, Any]:
+        rows = codec.encode(built.features[layer]["base"][start : start + n])
+        return {
+            "keys": [f"x{i}" for i in range(start, start + n)],
+            "fields": {"cls": [b"1"] * n},
+            "theta": None,
+            "members": {"base.zfp": codec.member(rows)},
+        }
+
+    entry = write_shard(layer_url(built.url, "layer3", "000000.tar"), built.plan, "layer3", 0, others)
     shards = dict(read_manifest(built.url).shards) | {"layer3": (entry,)}
     with pytest.raises(MismatchError, match="sample 0 has the key 's0_0000' and 'x0'"):
         make_manifest(built.url, built.plan, shards)

@@ -17,7 +17,7 @@ from fmshards.errors import InputError, StoreError
 _BLOCK = 1 << 20
 
 
-def look(url: str) -> tuple[int, str | None]:
+def size_and_stamp(url: str) -> tuple[int, str | None]:
     """Size in bytes and stamp of the file at `url`. Raises StoreError where there is none, InputError for a folder."""
     found = store.info(url)
     if found is None:

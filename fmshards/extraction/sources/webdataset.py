@@ -12,7 +12,7 @@ from fmshards import store
 from fmshards.errors import InputError
 from fmshards.extraction.sources.base import Item, Sample
 from fmshards.extraction.sources.classes import check_label
-from fmshards.extraction.sources.content import DigestReader, file_content, look
+from fmshards.extraction.sources.content import DigestReader, file_content, size_and_stamp
 from fmshards.extraction.sources.image import decode_image
 from fmshards.extraction.sources.image_field import check_crowd, crowd, dot_rule, find_image_field
 from fmshards.extraction.sources.tar import BLOCK, read_members
@@ -44,12 +44,12 @@ class WebDatasetSource:
             raise InputError(f"the source {urls!r} names no shard")
         self.image_field = image_field.lower().lstrip(".") if image_field else None
         self.classes, self.orientation = classes, orientation
-        looked = _look(self.urls)
+        found = _sizes_and_stamps(self.urls)
         self.inputs = tuple(
             InputShard(name=f"{i:06d}", url=url, bytes=size, samples=None, digest=None)
-            for i, (url, (size, _)) in enumerate(zip(self.urls, looked, strict=True))
+            for i, (url, (size, _)) in enumerate(zip(self.urls, found, strict=True))
         )
-        self._stamps = [stamp for _, stamp in looked]
+        self._stamps = [stamp for _, stamp in found]
         self._digests: dict[int, str] = {}
 
     def options(self) -> dict[str, Any]:
@@ -106,13 +106,13 @@ class WebDatasetSource:
         return None
 
 
-def _look(urls: Sequence[str]) -> list[tuple[int, str | None]]:
+def _sizes_and_stamps(urls: Sequence[str]) -> list[tuple[int, str | None]]:
     """Size and stamp of each. Raises InputError for tars without a member, before anything is made from the others."""
     if all(map(store.is_local, urls)):
-        found = [look(url) for url in urls]
+        found = [size_and_stamp(url) for url in urls]
     else:
         with ThreadPoolExecutor(16) as pool:
-            found = list(pool.map(look, urls))
+            found = list(pool.map(size_and_stamp, urls))
     empty = [url for url, (size, _) in zip(urls, found, strict=True) if BLOCK <= size <= _PADDED and _is_empty(url)]
     if empty:
         more = f", and so do {len(empty) - 1} others" if len(empty) > 1 else ""
