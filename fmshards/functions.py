@@ -7,11 +7,14 @@ than the frameworks by their version too: what is compared is the user's functio
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import enum
 import functools
 import hashlib
+import importlib
 import importlib.metadata
+import importlib.util
 import logging
 import os
 import re
@@ -122,7 +125,8 @@ class _Digest:
             self._put("enum", _name(type(value)), str(value.name))
             self.add(value.value, path)
         elif isinstance(value, types.FunctionType):
-            self._function(value, path)
+            compiled = vars(value).get("_torchdynamo_orig_callable")  # of torch.compile
+            self._function(value, path) if compiled is None else self.add(compiled, path)
         elif isinstance(value, types.CodeType):
             self._code(value, path)
         elif isinstance(value, type):
@@ -149,6 +153,9 @@ class _Digest:
                 self.add(owner, f"{path}.__self__")
         elif isinstance(value, logging.Logger):
             self._put("logger", value.name)
+        elif isinstance(value, functools.cached_property):
+            self._put("cached property")
+            self.add(value.func, path)
         elif isinstance(value, functools._lru_cache_wrapper):
             self._put("cached")
             self.add(value.__wrapped__, path)
@@ -211,12 +218,18 @@ class _Digest:
     def _function(self, function: types.FunctionType, path: str) -> None:
         defaults = [function.__defaults__, function.__kwdefaults__]
         cells = list(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-        if _installed(function.__module__):
-            self._put("function", _name(function), _version(function.__module__))
+        # Where its code stands, not what it calls itself: functools.wraps gives a user's code a library's name.
+        home = function.__globals__.get("__name__")
+        if _installed(home):
+            self._put("function", _name(function), _version(home))
         else:
             self._put("function")
             self.add(function.__code__, path)
             self._globals(function, path)
+            self._imports(function, path)
+        for name, value in sorted(vars(function).items()):
+            self._put("attribute", name)
+            self.add(value, f"{path}.{name}")
         self._each(defaults, f"{path}.__defaults__")
         for name, cell in cells:
             try:
@@ -235,18 +248,40 @@ class _Digest:
     def _globals(self, function: types.FunctionType, path: str) -> None:
         """The values of the globals that the code names; of a module of the user's, of the attributes it names."""
         names = sorted(_global_names(function.__code__))
-        attributes = sorted(_all_names(function.__code__))
         for name in names:
             if name not in function.__globals__:
                 continue
             value = function.__globals__[name]
             self._put("global", name)
             self.add(value, f"{path}.{name}")
-            if isinstance(value, types.ModuleType) and not _installed(value.__name__):
-                for attribute in attributes:
-                    if attribute in vars(value):
-                        self._put("attribute", attribute)
-                        self.add(vars(value)[attribute], f"{path}.{name}.{attribute}")
+            if isinstance(value, types.ModuleType):
+                self._module(value, function.__code__, f"{path}.{name}")
+
+    def _imports(self, function: types.FunctionType, path: str) -> None:
+        """The modules of the user's that the code itself imports, when it runs."""
+        package = function.__globals__.get("__package__")
+        for name in sorted(_imported(function.__code__, package)):
+            if _installed(name):
+                continue
+            try:
+                module = importlib.import_module(name)
+            except ImportError:  # it will do without, or fail
+                self._put("no module", name)
+                continue
+            self._put("import", name)
+            self._module(module, function.__code__, f"{path}.{name}")
+
+    def _module(self, module: types.ModuleType, code: types.CodeType, path: str) -> None:
+        """The attributes of a module of the user's that the code names, and those of its submodules."""
+        if _installed(module.__name__):
+            return
+        for name in sorted(_all_names(code)):
+            if name in vars(module):
+                value = vars(module)[name]
+                self._put("attribute", name)
+                self.add(value, f"{path}.{name}")
+                if isinstance(value, types.ModuleType) and value.__name__.startswith(f"{module.__name__}."):
+                    self._module(value, code, f"{path}.{name}")
 
     def _class(self, cls: type, path: str) -> None:
         self._put("class", _name(cls))
@@ -254,6 +289,8 @@ class _Digest:
             self._put("version", _version(cls.__module__))
             return
         self._each(cls.__bases__, path)
+        if type(cls) is not type and isinstance(type(cls).__module__, str):  # a metaclass, and not one of C
+            self.add(type(cls), path)
         for name, value in sorted(vars(cls).items()):
             if name not in _NO_CONTENT and not isinstance(value, _DESCRIPTORS):
                 self._put("attribute", name)
@@ -274,15 +311,22 @@ class _Digest:
         self.add(maker, path)
         self._each(arguments, path)
         for part in state if isinstance(state, tuple) else (state,):  # fields, and slots beside them
-            if isinstance(part, dict):
+            if isinstance(part, dict) and (names := [name for name in part if not _cached(value, str(name))]):
                 self._put("fields")
-                for name in sorted(part, key=str):
+                for name in sorted(names, key=str):
                     self._put("field", str(name))
                     self.add(part[name], f"{path}.{name}")
+            elif isinstance(part, dict):
+                self.add(None, path)  # as that of an object without fields
             else:
                 self.add(part, path)
         for each in items:
             self._each(() if each is None else each, path)
+
+
+def _cached(value: Any, name: str) -> bool:
+    """Whether a field is computed from the others, and there only after it was asked for."""
+    return isinstance(getattr(type(value), name, None), functools.cached_property)
 
 
 def _is_array(value: Any) -> bool:
@@ -313,17 +357,35 @@ def _global_names(code: types.CodeType) -> set[str]:
     return found
 
 
+def _imported(code: types.CodeType, package: str | None) -> set[str]:
+    """Full names of the modules that the code imports."""
+    found, steps = set(), list(dis.get_instructions(code))
+    for i, step in enumerate(steps):
+        if step.opname == "IMPORT_NAME":
+            level = steps[i - 2].argval  # the two before it load the level and the names
+            relative = "." * level if isinstance(level, int) else ""
+            with contextlib.suppress(ImportError, ValueError):
+                found.add(importlib.util.resolve_name(relative + str(step.argval), package))
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            found |= _imported(const, package)
+    return found
+
+
 @functools.cache
 def _installed(module: str | None) -> bool:
     """Whether a module is the interpreter's or an installed package's, and not the user's own."""
     if not module:
         return False
     top = module.partition(".")[0]
-    if top in _FRAMEWORKS or top in sys.stdlib_module_names:
+    if top in _FRAMEWORKS:
         return True
     file = getattr(sys.modules.get(module) or sys.modules.get(top), "__file__", None)
     if file is None:
-        return False
+        return top in sys.stdlib_module_names
+    # By its place: a file of the user's may bear the name of one of the standard library's.
+    if top in sys.stdlib_module_names and file.startswith(f"{sysconfig.get_path('stdlib')}{os.sep}"):
+        return True
     homes = {sysconfig.get_path(key) for key in ("purelib", "platlib")}
     parts = PurePath(file).parts
     return (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fmshards.errors import FmshardsError
 
 
@@ -14,3 +16,16 @@ def worker_died(error: BaseException, work: str, advice: str) -> FmshardsError:
     """The error to raise instead: a process that does `work` died; `advice` says what to do."""
     said = (str(error) or type(error).__name__).splitlines()[0]
     return FmshardsError(f"a process that {work} died (killed, or out of memory): {said}. {advice}")
+
+
+def in_spite_of_deaths(work: Callable[[], None]) -> None:
+    """Run what ends a loader's processes, again where the signal handler raises for one of them in the middle.
+
+    It does so once for each loader. `work` goes on where it was left when it is called again.
+    """
+    while True:
+        try:
+            return work()
+        except RuntimeError as error:
+            if not is_worker_death(error):
+                raise

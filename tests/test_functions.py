@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 from torchvision import transforms as V1
 from torchvision.transforms import v2
 
+from fmshards import functions
 from fmshards.errors import InputError
 from fmshards.functions import differ, function_digest, function_text
 
@@ -96,6 +98,30 @@ def uses_global(x: Any) -> Any:
     return x * SCALE
 
 
+def attributed(factor: Any) -> Callable[[Any], Any]:
+    def apply(x: Any) -> Any:
+        return x * apply.factor  # type: ignore[attr-defined]
+
+    apply.factor = factor  # type: ignore[attr-defined]
+    return apply
+
+
+def under_the_name_of_another(factor: Any) -> Callable[[Any], Any]:
+    return functools.wraps(np.clip)(lambda x: x * factor)
+
+
+def cached_property(text: str) -> Any:
+    space: dict[str, Any] = {"__name__": "mine", "functools": functools}
+    exec(f"class F:\n    @functools.cached_property\n    def factor(self):\n        return {text}", space)
+    return space["F"]()
+
+
+def metaclass(text: str) -> Any:
+    space: dict[str, Any] = {"__name__": "mine"}
+    exec(f"class M(type):\n    factor = {text}\nclass F(metaclass=M):\n    pass", space)
+    return space["F"]()
+
+
 def compose(mean: float) -> Any:
     return V1.Compose([V1.Resize(32), V1.ToTensor(), V1.Normalize((mean,) * 3, (0.25,) * 3)])
 
@@ -113,6 +139,10 @@ MAKERS: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
     "partial": (lambda f: functools.partial(max, f), 1.0, 2.0),
     "partial keywords": (lambda f: functools.partial(sorted, key=closure(f)), 1.0, 2.0),
     "cached": (lambda f: functools.lru_cache(closure(f)), 1.0, 2.0),
+    "attribute of a function": (attributed, 1.0, 2.0),
+    "wrapped as a library's": (under_the_name_of_another, 1.0, 2.0),
+    "cached property": (cached_property, "1.0", "2.0"),
+    "metaclass": (metaclass, "1.0", "2.0"),
     "array": (lambda f: Scale(np.full(3, f)), 1.0, 2.0),
     "dtype of an array": (lambda f: Scale(np.zeros(4, f)), "int32", "float32"),
     "tensor": (lambda f: Scale(torch.full((3,), f)), 1.0, 2.0),
@@ -165,6 +195,49 @@ def test_a_global_that_it_names_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "SCALE", 1.0)
     monkeypatch.setitem(globals(), "ROOT", "elsewhere")
     assert digest(uses_global) == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import {0}\ndef f(x):\n    return {0}.g(x)",
+        "def f(x):\n    import {0}\n    return {0}.g(x)",
+        "def f(x):\n    from {0} import g\n    return g(x)",
+        "def f(x):\n    def inner(y):\n        from .{0} import g\n        return g(y)\n    return inner(x)",
+    ],
+)
+@pytest.mark.parametrize("name", ["helpers_of_mine", "colorsys"])  # the standard library has one of this name too
+def test_code_of_another_module_shows(text: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def found(value: int, package: str) -> str:
+        folder = tmp_path / str(value) / package
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        where = f"{package}.{name}" if "." + "{0}" in text else name
+        module = ModuleType(where)
+        module.__file__ = str(folder / f"{name}.py")
+        exec(f"def g(x):\n    return x + {value}", vars(module))
+        monkeypatch.setitem(sys.modules, where, module)
+        monkeypatch.setitem(sys.modules, package, ModuleType(package))
+        space: dict[str, Any] = {"__name__": "mine", "__package__": package}
+        exec(text.format(name), space)
+        functions._installed.cache_clear()
+        return digest(space["f"])
+
+    try:
+        assert found(1, "mine_too") != found(2, "mine_too")
+    finally:
+        functions._installed.cache_clear()
+
+
+@pytest.mark.slow  # importing torch's compiler
+def test_a_compiled_function_is_the_function() -> None:
+    assert digest(torch.compile(closure(1.0))) == digest(closure(1.0)) != digest(torch.compile(closure(2.0)))
+
+
+def test_a_cached_property_that_was_asked_for() -> None:
+    one, other = cached_property("1.0"), cached_property("1.0")
+    assert one.factor == 1.0
+    assert digest(one) == digest(other)
 
 
 def test_the_class_of_an_object_shows() -> None:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from fmshards.clock import Clock
 from fmshards.errors import FmshardsError, InputError
 from fmshards.extraction.sources import Item, Source
+from fmshards.workers import in_spite_of_deaths, is_worker_death, worker_died
 
 Render = Callable[[Any, str, str], "list[torch.Tensor]"]
 
@@ -105,10 +106,11 @@ def decoded_batches(
             started, read = time.perf_counter(), clock.seconds["read"]
             try:
                 result = next(batches, None)
-            except (OSError, EOFError) as error:  # a pipe to a process that is no more
-                if not workers:
+            except (OSError, EOFError, RuntimeError) as error:
+                # An OSError or EOFError is that of a pipe to a process that is no more: workers raise none themselves.
+                if not workers or (isinstance(error, RuntimeError) and not is_worker_death(error)):
                     raise
-                raise worker_died(error) from None
+                raise decoder_died(error) from None
             waited = time.perf_counter() - started - (clock.seconds["read"] - read)
             if isinstance(result, Failure):
                 raise result.error
@@ -121,7 +123,10 @@ def decoded_batches(
             clock.add("wait", max(0.0, waited - (0.0 if workers else result.seconds)))
             yield result
     finally:
-        # Ends the workers now. Left to the garbage collector, in no certain order, that takes seconds.
+        # Ends the workers now. Left to the garbage collector, in no certain order, that takes seconds; and there, a
+        # worker's death is printed and forgotten.
+        if workers:
+            in_spite_of_deaths(batches._shutdown_workers)  # type: ignore[attr-defined]  # torch has no public way
         del batches
 
 
@@ -155,16 +160,12 @@ def _unpicklable(value: Any, path: str) -> tuple[str, Exception] | None:
     return None
 
 
-def is_worker_death(error: BaseException) -> bool:
-    """Whether this is what a DataLoader raises, from a signal handler and so anywhere, when a worker has died."""
-    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
-
-
-def worker_died(error: BaseException) -> FmshardsError:
-    """The error to raise instead."""
-    return FmshardsError(
-        f"a process that decodes images died (killed, or out of memory): {str(error).splitlines()[0]}. Run the same "
-        "again, with fewer workers if memory was short: what is whole is kept"
+def decoder_died(error: BaseException) -> FmshardsError:
+    """The error to raise for the death of a worker, wherever torch raised it."""
+    return worker_died(
+        error,
+        "decodes images",
+        "Run the same again, with fewer workers if memory was short: what is whole is kept",
     )
 
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from fmshards import store
 from fmshards.clock import Clock
-from fmshards.extraction.batches import Batch, decoded_batches, is_worker_death, worker_died
+from fmshards.extraction.batches import Batch, decoded_batches, decoder_died
 from fmshards.extraction.bind import check_ours
 from fmshards.extraction.encode import Background, Features, ShardSink
 from fmshards.extraction.labels import LabelRuns
@@ -17,6 +17,7 @@ from fmshards.extraction.progress import Progress
 from fmshards.extraction.request import Request
 from fmshards.extraction.work import Work
 from fmshards.shards import layer_url
+from fmshards.workers import in_spite_of_deaths, is_worker_death
 
 
 class Pass:
@@ -58,22 +59,19 @@ class Pass:
         except BaseException as error:
             self._stop(background, error)
             if is_worker_death(error):
-                raise worker_died(error) from None
+                raise decoder_died(error) from None
             raise
         background.close()
 
     def _stop(self, background: Background, error: BaseException) -> None:
         """End the threads and leave no shard half written."""
-        while True:
-            try:
-                background.close()
-                if self.sink is not None:
-                    self.sink.abort(error)
-                return
-            except RuntimeError as again:
-                # The signal handler of the DataLoader raises once more for each process that ends.
-                if not is_worker_death(again):
-                    raise
+
+        def end() -> None:
+            background.close()
+            if self.sink is not None:
+                self.sink.abort(error)
+
+        in_spite_of_deaths(end)
 
     def _say_what_is_there(self) -> None:
         names = {f"{shard.name}.tar" for shard in self.plan.inputs}

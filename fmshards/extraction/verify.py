@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 from fmshards.augment import Mirror, Recipe
-from fmshards.errors import InputError
+from fmshards.errors import InputError, MismatchError
 from fmshards.extraction.decode import Decoder, Kept, Views
 from fmshards.extraction.forward import PRECISIONS, Forward
 from fmshards.extraction.samples import SAMPLES, sample_differences
 from fmshards.extraction.soundness import set_problems
 from fmshards.extraction.sources import Source, open_source
+from fmshards.extraction.work import found_shards
 from fmshards.model import Preprocess, blank_image, identity_differences, load_on, multi_prefix, parse_preprocess
-from fmshards.shards import Manifest, Plan, layer_url, read_index, read_manifest
+from fmshards.shards import Manifest, Plan, layer_url, read_index, read_manifest, was_replaced
 
 T = TypeVar("T")
 
@@ -60,12 +61,14 @@ def verify(
     """
     manifest = read_manifest(url)
     problems = list(set_problems(url, manifest))
+    if problems and was_replaced(url, manifest):
+        raise MismatchError(f"{url}: another process replaced or removed the set meanwhile; verify it once it is whole")
     recomputed = 0
     if model is not None:
         loaded, place = load_on(model, weights, device)
         problems += _identity(manifest.plan, loaded)
         if not problems:
-            found = source_of(manifest.plan, source)
+            found = source_of(url, manifest.plan, source)
             name = model if isinstance(model, str) else None
             text = _said(manifest.plan, "preprocess") if preprocess is None else preprocess
             read = parse_preprocess(text, model=loaded, name=name)
@@ -75,8 +78,9 @@ def verify(
     return Report(manifest.samples, len(entries), sum(e.bytes for e in entries), recomputed, tuple(problems))
 
 
-def source_of(plan: Plan, source: Any = None) -> Source:
-    """The images that a plan's set was made from. Raises InputError where they are not there or are others."""
+def source_of(url: str, plan: Plan, source: Any = None) -> Source:
+    """The images that the set of a plan at `url` was made from. Raises InputError where they are not there or are
+    others; what an input shard was changed to before anything was made from it, its shards say."""
     options = plan.options
     if source is None:
         if options.get("source") == "webdataset":
@@ -97,12 +101,21 @@ def source_of(plan: Plan, source: Any = None) -> Source:
         orientation=_optional(options, "orientation", str) or "ignore",
     )
     ours, theirs = ([(i.bytes, i.samples, i.digest) for i in inputs] for inputs in (found.inputs, plan.inputs))
-    if ours != theirs:
+    if len(ours) != len(theirs) or not all(
+        ours[i] == theirs[i] or _made_from(url, plan, i, found) for i in range(len(ours))
+    ):
         raise InputError(
             f"the source {source!r} is not the one that the set was extracted from: its {len(ours)} input shards "
             f"differ from the plan's {len(theirs)} in number, size or content"
         )
     return found
+
+
+def _made_from(url: str, plan: Plan, i: int, found: Source) -> bool:
+    """Whether the shards of input shard i say that they were made from what it holds now."""
+    kept = [index.input for index in found_shards(url, plan, i).values()]
+    content = found.content(i) if kept and None not in kept else None
+    return content is not None and all(each is not None and each["digest"] == content for each in kept)
 
 
 def _identity(plan: Plan, model: nn.Module) -> list[str]:

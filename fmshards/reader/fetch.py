@@ -11,9 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmshards.errors import CorruptError, FmshardsError, InputError, StoreError
+from fmshards.errors import CorruptError, FmshardsError, FormatError, InputError, MismatchError, StoreError
 from fmshards.reader.catalog import PLAIN, Catalog, Combination
-from fmshards.shards import Chunk, ChunkIndex, LayerPlan, ShardIndex, check_index, read_chunk, read_index
+from fmshards.shards import (
+    Chunk,
+    ChunkIndex,
+    LayerPlan,
+    Manifest,
+    ShardIndex,
+    check_index,
+    read_chunk,
+    read_index,
+    was_replaced,
+)
 from fmshards.shards.tar import chunk_key
 
 
@@ -55,12 +65,16 @@ class Fetcher:
         """Chunk `chunk` of the set with the members of one combination.
 
         Every error is a FmshardsError that pickles: an exception that does not, in a DataLoader worker, ends the
-        epoch early and silently. Raises CorruptError where bytes are missing or changed, or layers disagree.
+        epoch early and silently. Raises CorruptError where bytes are missing or changed, or layers disagree;
+        MismatchError where that is so because the set was replaced while it was read.
         """
         shard, number = self.catalog.place(chunk)
         url = self.catalog.layer_url(self.catalog.layers[0], shard)
         try:
             return self._fetch(chunk, shard, number, shown)
+        except (FormatError, MismatchError, StoreError) as error:
+            check_not_replaced(self.catalog.url, self.catalog.manifest, error)
+            raise
         except FmshardsError:
             raise
         except Exception as error:
@@ -71,7 +85,11 @@ class Fetcher:
         shard, number = self.catalog.place(0)
         layer = self.catalog.layers[0]
         url = self.catalog.layer_url(layer, shard)
-        self._kept(read_chunk(url, self._index(layer, shard), number, []), url)
+        try:
+            self._kept(read_chunk(url, self._index(layer, shard), number, []), url)
+        except (FormatError, MismatchError, StoreError) as error:
+            check_not_replaced(self.catalog.url, self.catalog.manifest, error)
+            raise
 
     def _kept(self, chunk: Chunk, where: str) -> dict[str, list[Any]]:
         if self.fields is None:
@@ -122,6 +140,18 @@ class Fetcher:
             known = replace(known, chunks=_Packed(known.chunks), errors=None)
             self._indices[layer.name, shard] = known
         return known
+
+
+def check_not_replaced(url: str, manifest: Manifest, error: FmshardsError) -> None:
+    """Raise MismatchError in place of `error` where the set of `manifest` is there no more.
+
+    What another process replaces looks damaged or missing to who reads it, and is not.
+    """
+    if was_replaced(url, manifest):
+        raise MismatchError(
+            f"{url}: another process replaced or removed the set while it was read; open it again once it is whole "
+            f"(what failed: {error})"
+        ) from None
 
 
 class _Packed(Sequence[ChunkIndex]):

@@ -16,7 +16,7 @@ from contextlib import suppress
 import numpy as np
 
 from fmshards import store
-from fmshards.errors import CorruptError, FormatError, InputError
+from fmshards.errors import CorruptError, FormatError, InputError, StoreError
 from fmshards.shards import limits
 from fmshards.shards.fields import check_layer_names
 from fmshards.shards.layer import check_name
@@ -93,6 +93,19 @@ def still_ours(set_url: str, plan: Plan) -> bool:
     try:
         return read_plan(set_url).digest == plan.digest
     except FormatError:
+        return False
+
+
+def was_replaced(set_url: str, manifest: Manifest) -> bool:
+    """Whether the whole set of `manifest` is there no more: removed, replaced, or about to be made again.
+
+    For a reader, as `still_ours` for a writer. A manifest that cannot be read says nothing.
+    """
+    try:
+        if not store.exists(store.join(set_url, MANIFEST)):
+            return True
+        return read_manifest(set_url).plan.digest != manifest.plan.digest
+    except (FormatError, StoreError):
         return False
 
 

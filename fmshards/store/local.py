@@ -20,7 +20,7 @@ _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
 class Local(Backend):
-    """Plain files. A mark is the size and the time of the last write."""
+    """Plain files. A mark is the size, the time of the last write and, as that one can be set, of the last change."""
 
     def info(self, url: str) -> Info | None:
         # Not os.path.exists(): it reads every error as "no", and a folder that cannot be looked into for a moment
@@ -30,7 +30,7 @@ class Local(Backend):
                 found = os.stat(local_path(url))
             except FileNotFoundError:
                 return None
-        return Info(found.st_size, f"{found.st_size} bytes, {found.st_mtime_ns} ns")
+        return Info(found.st_size, f"{found.st_size} bytes, {found.st_mtime_ns} ns, {found.st_ctime_ns} ns")
 
     def read(self, url: str, start: int = 0, length: int | None = None) -> bytes:
         with guard("read", url), open(local_path(url), "rb", opener=_open) as file:

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from fmshards.errors import InputError, MismatchError
-from fmshards.extraction import extract
+from fmshards.extraction import extract, verify
 from fmshards.shards import read_index, read_manifest, read_plan
 
-from .conftest import TRAIN, members_of, options, stored, tree, write_tar
+from .conftest import MODEL, TRAIN, WEIGHTS, members_of, options, stored, tree, write_tar
 
 MORE = options(layers={"layer2": 4, "layer3": 4}, chunk=8)
 
@@ -84,6 +84,16 @@ def test_an_edited_file_of_the_same_size_is_refused(here: Path, whole: bool) -> 
     assert tree(here / "set") == before
 
 
+def test_an_edited_file_that_was_given_its_old_time_is_refused(here: Path) -> None:
+    path = here / "in-1.tar"
+    before = path.stat()
+    tar(path, range(20, 40), labels="7")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    with pytest.raises(MismatchError, match="inputs 000001"):
+        extract(inputs(here), here / "set", **MORE)
+
+
 def test_what_is_not_made_yet_may_change(here: Path) -> None:
     """A repaired tar, of another size: what is whole stays, and one line says so."""
     out = here / "set"
@@ -100,6 +110,7 @@ def test_what_is_not_made_yet_may_change(here: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert extract(inputs(here), out, **MORE) == manifest
+    assert verify(str(out), MODEL, weights=WEIGHTS, source=inputs(here)).problems == ()
     tar(here / "in-1.tar", range(20, 40))  # what it was, and what the plan says: but not what the shard was made from
     with pytest.raises(MismatchError, match="inputs 000001"):
         extract(inputs(here), out, **MORE)

@@ -54,6 +54,13 @@ class Centred(nn.Module):
         return x - x.mean(0, keepdim=True)
 
 
+class HeldAgainstTheLast(nn.Module):
+    """The last image of a batch alone is what it is beside others."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - x[-1:]
+
+
 class Sampled(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + 0.1 * torch.randn_like(x)
@@ -65,6 +72,7 @@ class Sampled(nn.Module):
         (lambda: nn.BatchNorm2d(8, track_running_stats=False), "other images of its batch", torch.float32),
         (lambda: nn.BatchNorm2d(8, track_running_stats=False), "other images of its batch", torch.bfloat16),
         (Centred, "other images of its batch", torch.float32),
+        (HeldAgainstTheLast, "other images of its batch", torch.float32),
         (Sampled, "at random in eval mode", torch.bfloat16),
         (nets.Noise, "at random in eval mode", torch.float32),
         (nets.PythonChance, "at random in eval mode", torch.float32),

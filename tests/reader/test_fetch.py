@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fmshards.codec import FeatureSpec
-from fmshards.errors import CorruptError, InputError, StoreError
+from fmshards.errors import CorruptError, InputError, MismatchError, StoreError
 from fmshards.reader import PLAIN, Combination, Fetcher, fetch, open_catalog, read_ahead
 from tests.sets import BuiltSet, build_set
 
@@ -107,3 +107,20 @@ def test_indices_that_are_kept_are_small(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert found == [built.keys[i] for i in (0, 599, 300)]
     assert kept < 600 * 150
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_set_that_is_replaced_meanwhile_is_not_called_damaged(tmp_path: Path, whole: bool) -> None:
+    ours, other = (build_set(tmp_path / name, samples=(8,), chunk=4, seed=i) for i, name in enumerate("ab"))
+    fetcher = Fetcher(open_catalog(ours.url))
+    fetcher.fetch(0)
+    shard = ours.path / "layer2" / "000000.tar"
+    shard.write_bytes((other.path / "layer2" / "000000.tar").read_bytes())
+    with pytest.raises(CorruptError):
+        fetcher.fetch(1)  # the manifest stands: the shard is damaged
+    (ours.path / "manifest.json").unlink()
+    if whole:
+        (ours.path / "manifest.json").write_bytes((other.path / "manifest.json").read_bytes())
+    for call in (lambda: fetcher.fetch(1), Fetcher(fetcher.catalog, ("cls",)).check_fields):
+        with pytest.raises(MismatchError, match="another process replaced or removed the set while it was read"):
+            call()

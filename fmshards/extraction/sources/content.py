@@ -1,7 +1,7 @@
 """Whether input is what it was: cheap stamps, and digests of content.
 
 A stamp is compared first, and costs no reading. Where stamps differ (a copy, a touched file) or there is none, content
-decides. What keeps size and time of change is not seen: that is what a stamp is.
+decides. On a disk a stamp is size, time of writing and time of change: a file that was given its old time is read too.
 """
 
 from __future__ import annotations

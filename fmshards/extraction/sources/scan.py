@@ -11,8 +11,8 @@ from pathlib import Path
 from fmshards.errors import InputError
 from fmshards.extraction.sources.base import IMAGE_EXTENSIONS
 
-Seen = tuple[int, int]
-"""A file's size in bytes, and the time of its last change in nanoseconds."""
+Seen = tuple[int, str]
+"""A file's size in bytes, and the times of its last writing and change in nanoseconds."""
 TARS = (".tar",)
 PACKED_TARS = (".tar.gz", ".tgz")
 
@@ -68,7 +68,7 @@ def _walk(root: Path, found: Scan) -> None:
                 if not entry.is_file():
                     raise InputError(f"{root / path} is no plain file; expected an image")
                 seen = entry.stat()
-                found.images[path] = seen.st_size, seen.st_mtime_ns
+                found.images[path] = seen.st_size, f"{seen.st_mtime_ns} {seen.st_ctime_ns}"
             else:
                 found.others.append(path)
 

@@ -28,8 +28,9 @@ CHANCE = "is drawn at random in eval mode too (a sampling layer, or a dropout th
 def purity(model: nn.Module, traced: Trace, x: torch.Tensor, nodes: Sequence[fx.Node]) -> dict[fx.Node, str]:
     """Of these nodes those whose value is no function of its image alone, and why.
 
-    x: two images that differ. The second one is run alone and beside the first, under different seeds; where random
-    numbers are drawn at all, under several. Run it in eval mode, within `kept_generators`.
+    x: two images that differ. Each is run alone and beside the other (one may be what the other is held against), both
+    under different seeds; where random numbers are drawn at all, under several. Run it in eval mode, within
+    `kept_generators`.
     """
     seed(0)
     before = generator_states()
@@ -40,11 +41,12 @@ def purity(model: nn.Module, traced: Trace, x: torch.Tensor, nodes: Sequence[fx.
         seed(number)
         again = _values(model, traced, x, nodes)
         found |= {n: CHANCE for n in again if _differ(together[n], again[n], x)}
-    seed(0)
-    alone = _values(model, traced, x[1:], nodes)
-    for n in alone:
-        if n not in found and _differ(together[n][-1:], alone[n], x):
-            found[n] = BATCH
+    for i in range(len(x)):
+        seed(0)
+        alone = _values(model, traced, x[i : i + 1], nodes)
+        for n in alone:
+            if n not in found and _differ(together[n][i : i + 1], alone[n], x):
+                found[n] = BATCH
     return found
 
 
