@@ -22,6 +22,7 @@ from __future__ import annotations
 from fmshards.shards.chunk import Chunk, chunk_from_members, read_chunk
 from fmshards.shards.differences import plan_differences
 from fmshards.shards.fields import (
+    Kinds,
     batch_names,
     check_layer_names,
     check_readable,
@@ -51,7 +52,7 @@ from fmshards.shards.sets import (
 )
 from fmshards.shards.values import field_value
 from fmshards.shards.verify import Problem, entry_of, examine_shard, verify_shard
-from fmshards.shards.whole import check_layers_agree, layers_differ, make_manifest
+from fmshards.shards.whole import check_layers_agree, layers_differ, make_manifest, shards_differ
 from fmshards.shards.writer import ShardWriter
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "ChunkIndex",
     "Grid",
     "InputShard",
+    "Kinds",
     "LayerPlan",
     "Manifest",
     "Plan",
@@ -100,6 +102,7 @@ __all__ = [
     "remove_manifest",
     "remove_set",
     "served_names",
+    "shards_differ",
     "still_ours",
     "verify_shard",
     "write_calibration",

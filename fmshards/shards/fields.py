@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,26 @@ _TEXT = {"txt", "text"}
 _OWN = ("theta", "view", "mirrored", "valid", "__key__", "__url__")
 _OF_A_LAYER = ("", ".rows", ".view_rows", ".view")
 _INSTEAD = "repair it, or leave the field out"
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """What all samples of a set have in common: the names of their fields, sorted, and the kind of their labels.
+
+    label: as `label_kind` gives it; None where there are no labels.
+    """
+
+    names: tuple[str, ...]
+    label: tuple[int | None, bool] | None
+
+    @staticmethod
+    def of(columns: Mapping[str, Sequence[Any]]) -> Kinds | None:
+        """Those of a chunk's columns, of which the first sample stands for all; None where they cannot be read."""
+        try:
+            label = label_kind(decode_field(LABEL, columns[LABEL][0])) if columns.get(LABEL) else None
+        except FormatError:
+            return None
+        return Kinds(tuple(sorted(columns)), label)
 
 
 def decode_field(name: str, value: Any) -> Any:
