@@ -59,6 +59,8 @@ def decode_field(name: str, value: Any) -> Any:
     extension = name.rsplit(".", 1)[-1].lower()
     try:
         if extension in _INTEGER:
+            if b"_" in value:  # Python's own way of writing them
+                raise ValueError("it is no decimal integer")
             return int(value)
         if extension in _JSON:
             check_values(value, MSGPACK_VALUES)
