@@ -19,23 +19,33 @@ from fmshards.clock import Clock
 from fmshards.codec import Codec
 from fmshards.errors import CodecError, InputError
 from fmshards.extraction.batches import Batch
-from fmshards.shards import BASE, LayerPlan, Plan, ShardEntry, ShardWriter, Stream, layer_url
+from fmshards.shards import BASE, Kinds, LayerPlan, Plan, ShardEntry, ShardWriter, Stream, layer_url
 
 Rows = np.ndarray[Any, np.dtype[np.uint8]]
 Features = Mapping[str, Mapping[str, torch.Tensor]]  # layer -> stream ("base", "view1") -> [B, *shape]
 
 
 class ShardSink:
-    """Writes the shards that come from one input shard, one for each of `layers`."""
+    """Writes the shards that come from one input shard, one for each of `layers`.
+
+    kinds: what the samples of another shard of the set have in common, if one is there.
+    """
 
     def __init__(
-        self, set_url: str, plan: Plan, shard: int, layers: list[str], pool: Executor | None, clock: Clock
+        self,
+        set_url: str,
+        plan: Plan,
+        shard: int,
+        layers: list[str],
+        pool: Executor | None,
+        clock: Clock,
+        kinds: Kinds | None = None,
     ) -> None:
         self._plan, self._input, self._pool, self._clock = plan, plan.inputs[shard], pool, clock
         self.written = 0
         """Bytes of members that were written."""
         self._keys: list[str] = []
-        self._fields: dict[str, list[Any]] = {}
+        self._fields: dict[str, list[Any]] | None = None if kinds is None else {name: [] for name in kinds.names}
         self._theta: list[np.ndarray[Any, np.dtype[np.float32]]] = []
         self._stack = ExitStack()
         self._layers: list[_LayerSink] = []
@@ -43,7 +53,7 @@ class ShardSink:
         with ExitStack() as stack:
             for name in layers:
                 url = layer_url(set_url, name, f"{self._input.name}.tar")
-                writer = stack.enter_context(ShardWriter(url, plan.digest, name, every))
+                writer = stack.enter_context(ShardWriter(url, plan.digest, name, every, kinds))
                 self._layers.append(_LayerSink(plan.layer(name), plan, writer))
             self._stack = stack.pop_all()
 
@@ -76,7 +86,7 @@ class ShardSink:
         self._stack.__exit__(type(error), error, error.__traceback__)
 
     def _collect(self, batch: Batch) -> None:
-        if not self._keys and not self._fields:
+        if self._fields is None:
             self._fields = {name: [] for name in sorted(batch.fields[0])}
         for key, fields in zip(batch.keys, batch.fields, strict=True):
             if fields.keys() != self._fields.keys():
@@ -84,7 +94,7 @@ class ShardSink:
                 state = "has a field" if differ in fields else "lacks the field"
                 raise InputError(
                     f"{self._input.url}: key {key!r} {state} {differ!r}, unlike the samples before it; all samples of "
-                    "an input shard need the same fields"
+                    "a set need the same fields"
                 )
             self._keys.append(key)
             for name, value in fields.items():
@@ -98,8 +108,9 @@ class ShardSink:
             joined = self._theta[0] if len(self._theta) == 1 else np.concatenate(self._theta)
             theta, self._theta = joined[:n], [joined[n:]]
         keys, self._keys = self._keys[:n], self._keys[n:]
-        fields = {name: values[:n] for name, values in self._fields.items()}
-        self._fields = {name: values[n:] for name, values in self._fields.items()}
+        waiting = self._fields or {}
+        fields = {name: values[:n] for name, values in waiting.items()}
+        self._fields = {name: values[n:] for name, values in waiting.items()}
         with self._clock.span("write"):
             for layer in self._layers:
                 members = layer.take(n)
@@ -170,7 +181,11 @@ class ErrorSums:
         self._samples += n
         x = x[:n] if x.dtype == torch.float64 else x[:n].float()
         axes = [axis for axis in range(x.ndim) if axis != self._codec.spec.channel_axis + 1]
-        self._error += _squares((self._codec.decode(rows[:n], dtype=x.dtype) - x), axes)
+        decoded = self._codec.decode(rows[:n], dtype=x.dtype)
+        error = decoded - x
+        if not error.isfinite().all():  # two values near either end of float32 lie further apart than it reaches
+            error = decoded.double() - x
+        self._error += _squares(error, axes)
         self._energy += _squares(x, axes)
 
     def stats(self) -> dict[str, Any]:

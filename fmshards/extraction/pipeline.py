@@ -95,7 +95,9 @@ class Pass:
         source, i = self.request.source, batch.shard
         if self.sink is None:
             self.read = 0
-            self.sink = ShardSink(self.request.out, self.plan, i, self.missing[i], self.pool, self.clock)
+            self.sink = ShardSink(
+                self.request.out, self.plan, i, self.missing[i], self.pool, self.clock, self.work.kinds
+            )
         sink, before = self.sink, self.sink.written
         sink.add(batch, features)
         self.labels.add(i, batch.fields)

@@ -21,6 +21,7 @@ from fmshards.shards import (
     read_index,
     read_plan,
     served_names,
+    shards_differ,
 )
 
 _AGAIN = "delete it and run the same extract"
@@ -30,6 +31,7 @@ _ANEW = "no part of the set mends it: copy the file from a copy of the set, or e
 def set_problems(url: str, manifest: Manifest) -> Iterator[str]:
     """Everything that is wrong with the set at `url`, one line a fault, with what mends it. Reads every shard."""
     yield from _files(url, manifest)
+    name, firsts = manifest.plan.layers[0].name, []
     for i in range(len(manifest.plan.inputs)):
         sound: dict[str, ShardEntry] = {}
         for layer in manifest.plan.layers:
@@ -43,12 +45,17 @@ def set_problems(url: str, manifest: Manifest) -> Iterator[str]:
                 yield f"{_at(place, error)}; {_AGAIN}"
             else:
                 sound[layer.name] = found
+        firsts += [sound[name]] if name in sound else []
         try:
             differ = layers_differ(url, manifest.plan, sound) if len(sound) > 1 else None
         except FmshardsError as error:
             differ = f"{error}; {_AGAIN}"
         if differ is not None:
             yield differ
+    # Labels of another kind are served as they come.
+    differ = shards_differ(url, name, firsts, labels=False)
+    if differ is not None:
+        yield differ
 
 
 def _files(url: str, manifest: Manifest) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from fmshards import store
 from fmshards.errors import FormatError, MismatchError
-from fmshards.shards import Plan, ShardEntry, ShardIndex, entry_of, layer_url, read_index
+from fmshards.shards import Kinds, Plan, ShardEntry, ShardIndex, entry_of, layer_url, read_index
 
 
 @dataclass
@@ -33,6 +33,12 @@ class Work:
                 else:
                     self.entries[layer.name][shard.name] = entry
             yield i, missing
+
+    @property
+    def kinds(self) -> Kinds | None:
+        """What the samples of the shards that are there have in common; None where there is none yet."""
+        known = (entry.kinds for entries in self.entries.values() for entry in list(entries.values()))
+        return next((kinds for kinds in known if kinds is not None), None)
 
     def check_content(self, i: int, digest: str | None) -> None:
         """Raise MismatchError where a shard that was there was made from other content of input shard i than `digest`.

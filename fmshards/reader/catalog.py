@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fmshards import store
-from fmshards.augment import Mirror, Recipe, view_reference
+from fmshards.augment import Mirror, Recipe, check_drawable, view_reference
 from fmshards.errors import FormatError, InputError, MismatchError
 from fmshards.shards import BASE, MIRROR, LayerPlan, Manifest, ShardEntry, Stream, layer_url, read_manifest
 
@@ -100,8 +100,14 @@ class Catalog:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """What training does to an image."""
-        return Recipe.from_json(self.manifest.plan.recipe)
+        """What training does to an image. Raises FormatError where it cannot be read, or its thetas not be drawn."""
+        plan = self.manifest.plan
+        recipe = Recipe.from_json(plan.recipe)
+        try:
+            check_drawable(recipe, plan.base_size, plan.references)
+        except InputError as error:
+            raise FormatError(f"{self.url}: the plan's recipe cannot be drawn: {error}") from None
+        return recipe
 
     @cached_property
     def mirror(self) -> Mirror:
@@ -211,9 +217,7 @@ def _set_url(url: str | os.PathLike[str]) -> str:
     text = os.fspath(url) if isinstance(url, os.PathLike) else url
     if not isinstance(text, str) or not text:
         raise InputError(f"url: expected the path or URL of a shard set, found {url!r}"[:300])
-    if store.is_local(text) and "://" not in text:
-        return os.path.abspath(text)
-    return text
+    return store.absolute(text)
 
 
 def layer_names(layers: Sequence[str] | str | None) -> list[str] | None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 from fmshards.shards.chunk import Chunk, chunk_from_members, read_chunk
 from fmshards.shards.differences import plan_differences
 from fmshards.shards.fields import (
+    Kinds,
     batch_names,
     check_layer_names,
     check_readable,
@@ -53,7 +54,7 @@ from fmshards.shards.sets import (
 )
 from fmshards.shards.values import field_value
 from fmshards.shards.verify import Problem, entry_of, examine_shard, verify_shard
-from fmshards.shards.whole import check_layers_agree, layers_differ, make_manifest
+from fmshards.shards.whole import check_layers_agree, layers_differ, make_manifest, shards_differ
 from fmshards.shards.writer import ShardWriter
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "ChunkIndex",
     "Grid",
     "InputShard",
+    "Kinds",
     "LayerPlan",
     "Manifest",
     "Plan",
@@ -102,6 +104,7 @@ __all__ = [
     "remove_manifest",
     "remove_set",
     "served_names",
+    "shards_differ",
     "still_ours",
     "was_replaced",
     "verify_shard",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,26 @@ _OF_A_LAYER = ("", ".rows", ".view_rows", ".view")
 _INSTEAD = "repair it, or leave the field out"
 
 
+@dataclass(frozen=True)
+class Kinds:
+    """What all samples of a set have in common: the names of their fields, sorted, and the kind of their labels.
+
+    label: as `label_kind` gives it; None where there are no labels.
+    """
+
+    names: tuple[str, ...]
+    label: tuple[int | None, bool] | None
+
+    @staticmethod
+    def of(columns: Mapping[str, Sequence[Any]]) -> Kinds | None:
+        """Those of a chunk's columns, of which the first sample stands for all; None where they cannot be read."""
+        try:
+            label = label_kind(decode_field(LABEL, columns[LABEL][0])) if columns.get(LABEL) else None
+        except FormatError:
+            return None
+        return Kinds(tuple(sorted(columns)), label)
+
+
 def decode_field(name: str, value: Any) -> Any:
     """A stored field as training wants it: bytes by their extension, everything else as it is.
 
@@ -38,6 +59,8 @@ def decode_field(name: str, value: Any) -> Any:
     extension = name.rsplit(".", 1)[-1].lower()
     try:
         if extension in _INTEGER:
+            if b"_" in value:  # Python's own way of writing them
+                raise ValueError("it is no decimal integer")
             return int(value)
         if extension in _JSON:
             check_values(value, MSGPACK_VALUES)

@@ -10,6 +10,7 @@ from typing import Any
 from fmshards.codec import codec_from_config
 from fmshards.errors import FormatError
 from fmshards.shards import limits
+from fmshards.shards.fields import Kinds
 from fmshards.shards.jsonio import Fields, check_version, dumps, loads
 from fmshards.shards.layer import check_name
 from fmshards.shards.plan import Plan, is_digest
@@ -26,8 +27,8 @@ def chunk_sizes(samples: int, chunk: int) -> list[int]:
 class ShardEntry:
     """One shard of one layer: `name` ("000000.tar"), its size and SHA-256, and where its index lies in it.
 
-    `samples_digest` is a SHA-256 of its keys, fields and thetas, the same in every layer; known to who wrote the shard
-    or read it whole, and not part of the manifest.
+    `samples_digest` is a SHA-256 of its keys, fields and thetas, the same in every layer, `kinds` what its samples have
+    in common with all of the set; known to who wrote the shard or read it whole, and not part of the manifest.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ShardEntry:
     index_offset: int
     index_length: int
     samples_digest: str | None = field(default=None, compare=False)
+    kinds: Kinds | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         return {

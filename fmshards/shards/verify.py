@@ -16,7 +16,7 @@ from fmshards.codec import Codec
 from fmshards.errors import FmshardsError, FormatError
 from fmshards.shards import limits
 from fmshards.shards.envelope import crc32
-from fmshards.shards.fields import decode_column
+from fmshards.shards.fields import Kinds, decode_column
 from fmshards.shards.index import ChunkIndex, ShardIndex, parse_index
 from fmshards.shards.manifest import ShardEntry
 from fmshards.shards.meta import Meta, parse_meta, sample_bytes
@@ -126,7 +126,8 @@ def _walk(url: str, codecs: Mapping[str, Codec] | None, index_offset: int | None
         if end != END or tape.read(1):
             raise _Bad("end of the tar", start, start + len(END), "must be 1024 zero bytes and the end of the file")
         digest = tape.sha256.hexdigest()
-    entry = ShardEntry(f"{index.shard}.tar", index.samples, tape.at, digest, offset, size, samples.hexdigest())
+    kinds = Kinds.of(metas[0].fields) if metas else None
+    entry = ShardEntry(f"{index.shard}.tar", index.samples, tape.at, digest, offset, size, samples.hexdigest(), kinds)
     return entry, index
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fmshards.errors import MismatchError
 from fmshards.shards.chunk import Chunk, read_chunk
+from fmshards.shards.fields import LABEL, label_text
 from fmshards.shards.index import check_index, read_index
 from fmshards.shards.manifest import Manifest, ShardEntry, layer_error
 from fmshards.shards.plan import Plan
@@ -19,9 +20,13 @@ from fmshards.shards.sets import layer_url
 def make_manifest(set_url: str, plan: Plan, shards: Mapping[str, Sequence[ShardEntry]]) -> Manifest:
     """The manifest of finished shards, in the order of `plan.inputs`; reads each index for its error sums.
 
-    Raises FormatError or MismatchError where the shards are not those of `plan`, or layers hold different samples.
+    Raises FormatError or MismatchError where the shards are not those of `plan`, layers hold different samples, or
+    shards have other fields or labels of another kind than the first.
     """
     check_layers_agree(set_url, plan, shards)
+    differ = shards_differ(set_url, plan.layers[0].name, shards[plan.layers[0].name], labels=True)
+    if differ is not None:
+        raise MismatchError(differ)
     errors: dict[str, dict[str, Any]] = {}
     for layer in plan.layers:
         stats = []
@@ -47,6 +52,29 @@ def check_layers_agree(set_url: str, plan: Plan, shards: Mapping[str, Sequence[S
         found = layers_differ(set_url, plan, {layer.name: shards[layer.name][i] for layer in plan.layers})
         if found is not None:
             raise MismatchError(found)
+
+
+def shards_differ(set_url: str, layer: str, entries: Sequence[ShardEntry], labels: bool) -> str | None:
+    """What the samples of a layer's shards do not have in common, in a line; None where they may be in one batch.
+
+    labels: whether those of another kind count, which a loader serves as they come. Entries without kinds are left out.
+    """
+    known = [entry for entry in entries if entry.kinds is not None]
+    for first, other in ((known[0], entry) for entry in known[1:]):
+        if first.kinds is None or other.kinds is None:
+            continue
+        odd = sorted(set(first.kinds.names) ^ set(other.kinds.names))
+        place = layer_url(set_url, layer, other.name)
+        if odd:
+            has = "lack" if odd[0] in first.kinds.names else "have"
+            what = f"its samples {has} the field {odd[0]!r}, unlike those of {first.name}"
+        elif labels and first.kinds.label != other.kinds.label and first.kinds.label and other.kinds.label:
+            mine, theirs = label_text(other.kinds.label), label_text(first.kinds.label)
+            what = f"its field {LABEL!r} is {mine}, that of {first.name} {theirs}"
+        else:
+            continue
+        return f"{place}: {what}; mend the input, delete {other.name} in every layer's folder and run the same extract"
+    return None
 
 
 def layers_differ(set_url: str, plan: Plan, entries: Mapping[str, ShardEntry]) -> str | None:

@@ -14,7 +14,7 @@ from fmshards import store
 from fmshards.errors import FormatError, InputError
 from fmshards.shards import limits
 from fmshards.shards.envelope import crc32
-from fmshards.shards.fields import LABEL, check_served, decode_field, label_kind, label_text, readable_value
+from fmshards.shards.fields import LABEL, Kinds, check_served, decode_field, label_kind, label_text, readable_value
 from fmshards.shards.index import ChunkIndex, ShardIndex, check_errors, check_input, seal_index
 from fmshards.shards.layer import check_name
 from fmshards.shards.manifest import ShardEntry
@@ -26,11 +26,14 @@ from fmshards.shards.tar import BLOCK, END, INDEX_NAME, META, chunk_key, header,
 class ShardWriter:
     """Writes one shard; a context manager. Equal calls write equal bytes, so a second writer does no harm.
 
-    `url` ends with `<name>.tar`. `layers` are the set's: fields must have names of their own in a batch of them. The
-    shard appears at `url` when `close` returns; after an exception inside the `with` block, or a kill, nothing does.
+    `url` ends with `<name>.tar`. `layers` are the set's: fields must have names of their own in a batch of them.
+    `kinds`: what another shard of the set has written, if one has. The shard appears at `url` when `close` returns;
+    after an exception inside the `with` block, or a kill, nothing does.
     """
 
-    def __init__(self, url: str, plan_digest: str, layer: str, layers: Sequence[str] = ()) -> None:
+    def __init__(
+        self, url: str, plan_digest: str, layer: str, layers: Sequence[str] = (), kinds: Kinds | None = None
+    ) -> None:
         name = url.rsplit("/", 1)[-1]
         if not name.endswith(".tar") or not is_digest(plan_digest):
             raise InputError(f"{url}: a shard's name ends with .tar and its plan's digest is 64 hexadecimal digits")
@@ -41,8 +44,8 @@ class ShardWriter:
         self._shard = check_name(name[: -len(".tar")], "shard")
         self._chunks: list[ChunkIndex] = []
         self._keys: set[str] = set()
-        self._fields: list[str] = []
-        self._label: tuple[int | None, bool] | None = None
+        self._fields = None if kinds is None else list(kinds.names)
+        self._label = None if kinds is None else kinds.label
         self._views = 0
         self._errors: dict[str, Any] | None = None
         self._input: dict[str, Any] | None = None
@@ -145,6 +148,7 @@ class ShardWriter:
             index_offset=offset,
             index_length=len(data),
             samples_digest=self._samples.hexdigest(),
+            kinds=Kinds(tuple(self._fields), self._label) if self._chunks and self._fields is not None else None,
         )
         return self.entry
 
@@ -161,9 +165,9 @@ class ShardWriter:
 
     def _new_fields(self, fields: Mapping[str, Sequence[Any]], keys: Sequence[str], where: str) -> dict[str, list[Any]]:
         names = sorted(fields)
-        if self._chunks and names != self._fields:
+        if self._fields is not None and names != self._fields:
             odd = sorted(set(names) ^ set(self._fields))
-            raise InputError(f"{where}: field {odd[0]!r} is in some chunks of this shard and not in others")
+            raise InputError(f"{where}: field {odd[0]!r} is in some chunks of this set and not in others")
         check_served(fields, self._layers, f"{where}: ")
         self._fields = names
         out = {}

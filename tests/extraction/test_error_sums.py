@@ -36,6 +36,17 @@ def test_sums_of_any_size_are_those_of_doubles(rate, scale):
     assert np.allclose(found["energy"], x.double().square().sum((0, 2, 3)), rtol=1e-5, atol=0)
 
 
+def test_values_at_both_ends_of_float32_have_a_finite_error():
+    x = torch.zeros(2, *MAP.shape)
+    x[:, :, 0], x[:, :, 1] = 1.6e38, -1.6e38
+    x[1] *= -1
+    codec = codec_for("0.5", MAP)
+    decoded = codec.decode(codec.encode(x))
+    assert not (decoded - x).isfinite().all()
+    error = (decoded.double() - x.double()).square().sum((0, 2, 3))
+    assert np.allclose(sums("0.5", x)["error"], error, rtol=1e-5, atol=0)
+
+
 class Scaled(nn.Module):
     """Features of any size."""
 

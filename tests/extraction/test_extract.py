@@ -319,6 +319,28 @@ def test_fields_must_agree(tmp_path: Path) -> None:
         extract(str(write_tar(tmp_path / "a.tar", members)), tmp_path / "out", **options())
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "words"),
+    [
+        ({"cls": 1, "more": 2}, {"cls": 1}, "key '00000004' lacks the field 'more'"),
+        ({"cls": 1}, {"cls": 1, "more": 2}, "key '00000004' has a field 'more'"),
+        ({"cls": 1}, {}, "key '00000004' lacks the field 'cls'"),
+        ({"cls": 1}, {"cls": 0.5}, "field 'cls' is one number, in the samples before it one whole number"),
+        ({"cls": [0, 1]}, {"cls": [0, 1, 0]}, "field 'cls' is a vector of 3 whole numbers"),
+    ],
+    ids=range(5),
+)
+def test_fields_must_agree_in_all_shards(
+    tmp_path: Path, first: dict[str, Any], then: dict[str, Any], words: str
+) -> None:
+    image = Image.new("RGB", (32, 32))
+    samples = [{"image": image, **first}] * 4 + [{"image": image, **then}] * 4
+    for _ in range(2):  # the second time the first shard is there
+        with pytest.raises(InputError, match=words):
+            extract(samples, tmp_path / "out", **options(shard_size=4))
+        assert sorted(path.name for path in (tmp_path / "out" / "layer2").iterdir()) == ["000000.tar"]
+
+
 def test_images_of_different_sizes_are_refused(tmp_path: Path) -> None:
     images = [Image.new("RGB", (32, 32)), Image.new("RGB", (48, 32))]
     with pytest.raises(InputError, match=r"key '00000001': the image is 32 x 48 .* the first one 32 x 32"):

@@ -190,13 +190,24 @@ def test_a_calibration_file_that_is_missing_or_changed(copied: Path) -> None:
     assert str(file) in problem
 
 
-def test_a_recipe_that_no_reader_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Recipe, "to_json", lambda self: {"steps": [{"name": "warp"}]})
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ({"name": "warp"}, "no step 'warp'"),
+        ({"name": "flip", "p": 0.25}, "base and mirror are drawn evenly"),
+        ({"name": "crop", "pad": 32, "step": 1}, "would shift a base image of 32x32 out of sight"),
+    ],
+)
+def test_a_recipe_that_no_reader_can_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr(Recipe, "to_json", lambda self: {"steps": [step]})
     built = build_set(tmp_path / "set", samples=(4,), chunk=4, recipe="flip")
     monkeypatch.undo()
     assert refused_by_readers(built.url)
     (problem,) = verify(built.url).problems
-    assert "no step 'warp'" in problem
+    assert words in problem
+    assert "extract it with overwrite" in problem
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def nested(depth: int) -> list[Any]:
 DEEP = b"[" * 33 + b"]" * 33
 UNREADABLE = [
     ("cls", b"cat", "cannot be read as cls"),
+    ("cls", b"1_0", "cannot be read as cls"),
     ("cls", b"", "cannot be read as cls"),
     ("cls", b"1.5", "cannot be read as cls"),
     ("cls", None, "a label cannot be nothing"),

@@ -21,7 +21,7 @@ from fmshards.shards import (
     still_ours,
     write_plan,
 )
-from tests.shards.build import chunk_args, small_plan, write_set, write_shard
+from tests.shards.build import chunk_args, layer_plan, small_plan, write_set, write_shard
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -110,3 +110,28 @@ def test_whether_a_set_is_still_ours(tmp_path: Path) -> None:
     assert not still_ours(root, plan)
     (tmp_path / "set" / "plan.json").write_bytes(b"{}")
     assert not still_ours(root, plan)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"cls": [b"1"] * 2, "more": [1, 2]}, "its samples have the field 'more', unlike those of 000000.tar"),
+        ({}, "its samples lack the field 'cls'"),
+        ({"cls": ["cat", "dog"]}, "its field 'cls' is no number, that of 000000.tar one whole number"),
+    ],
+)
+def test_shards_of_other_fields_are_no_set(tmp_path: Path, fields: dict[str, Any], words: str) -> None:
+    plan = small_plan(views=0, layers=(layer_plan("layer2", (8, 8, 8), views=0),))
+    write_plan(str(tmp_path), plan)
+    entries = []
+    for shard, own in enumerate(({"cls": [b"1", b"2"]}, fields)):
+        url = layer_url(str(tmp_path), "layer2", f"{shard:06d}.tar")
+        with ShardWriter(url, plan.digest, "layer2") as writer:
+            writer.add(**{**chunk_args(plan, "layer2", shard, 0, 2), "fields": own})
+            entries.append(writer.close())
+        # Read again it says the same of itself as when it was written.
+        read = entry_of(url, plan.digest, "layer2")
+        assert read is not None
+        assert read.kinds == entries[-1].kinds
+    with pytest.raises(MismatchError, match=words):
+        make_manifest(str(tmp_path), plan, {"layer2": entries})
