@@ -1,4 +1,4 @@
-"""extract: source -> prefix -> encode -> shards.
+"""extraction: source -> prefix -> encode -> shards.
 
 sources/       where images come from, one file each: WebDataset tars, a folder, a data set from Python
 batches.py     raw samples read here, decoded in workers, in order and with fixed boundaries
@@ -6,6 +6,7 @@ decode.py      the worker's side: images to base tensors and rendered views
 forward.py     the device's side: all layers in one pass
 encode.py      rows, chunks and shards, written beside the next forward
 draft.py       a plan for a new set, with what calibration measures
+calibration_images.py   the images that it measures on
 labels.py      a warning for shards sorted by label
 options.py     what it can be told: plain values, checked
 request.py     the options with every default decided, and what they name: ready to run
@@ -17,6 +18,7 @@ entry.py       the function
 provenance.py  what made a set, for the record
 progress.py    rate, bytes, time left; where the time went
 verify.py      a set against its bytes, its model and its images
+soundness.py   a set against its bytes: opened and read as readers do
 """
 
 from __future__ import annotations

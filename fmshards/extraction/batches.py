@@ -22,8 +22,6 @@ from fmshards.clock import Clock
 from fmshards.errors import FmshardsError, InputError
 from fmshards.extraction.sources import Item, Source
 
-Render = Callable[[Any, str, str], "list[torch.Tensor]"]
-
 
 @dataclass(frozen=True)
 class RawBatch:

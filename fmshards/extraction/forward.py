@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
+from fmshards.calibration import FeaturesOf
 from fmshards.extraction.batches import Batch
 from fmshards.shards import BASE, MIRROR, Plan
-
-Prefix = Callable[[torch.Tensor], "dict[str, torch.Tensor]"]
 
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,8 +26,8 @@ def best_layout(model: nn.Module) -> str:
 
 
 def run_prefix(
-    prefix: Prefix, x: torch.Tensor, device: torch.device, precision: str, layout: str = "contiguous"
-) -> dict[str, torch.Tensor]:
+    prefix: FeaturesOf, x: torch.Tensor, device: torch.device, precision: str, layout: str = "contiguous"
+) -> Mapping[str, torch.Tensor]:
     """Features by cut name of x [B, 3, H, W]; in the dtype that the prefix gives, on the device.
 
     layout: the memory format that the images come in, "contiguous" or "channels_last"; features come in any.
@@ -46,7 +45,7 @@ class Forward:
     """
 
     def __init__(
-        self, prefix: Prefix, plan: Plan, device: torch.device, precision: str, layout: str = "contiguous"
+        self, prefix: FeaturesOf, plan: Plan, device: torch.device, precision: str, layout: str = "contiguous"
     ) -> None:
         self._prefix, self._plan, self._device = prefix, plan, device
         self._precision, self._layout = precision, layout

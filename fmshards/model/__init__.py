@@ -8,6 +8,7 @@ preprocess.py       what an image goes through first
 preprocess_text.py  the same from a text, a library's configuration or a function
 cuts.py             the list of cuts, the sensible ones first, and what a feature costs there
 split.py            the two halves at a cut, or a prefix for several
+image.py            an image in the mode that a network takes
 part.py             a half: a part of the graph as a module over the model's own modules
 identity.py         which model wrote a set, and what differs of another
 graph/              tracing a model, and its checks: cuts, split and identity stand on it

@@ -14,6 +14,7 @@ index.py        the last member of a shard
 writer.py       shards written
 chunk.py        chunks read, verified
 verify.py       whole shards read again
+describe.py     what a set holds, for a person
 tar.py, envelope.py, jsonio.py   USTAR headers, msgpack with a checksum, strict and canonical JSON
 """
 
