@@ -68,7 +68,7 @@ def draft_plan(request: Request, stage: Stage | None = None) -> tuple[Plan, Arra
         identity=request.identity(size),
         options=request.plan_options(),
         provenance={
-            **provenance(request.device, request.layout),
+            **provenance(request.device, request.memory_format),
             "model": request.model_text,
             "weights": request.options.weights,
             "source": request.source_text,
@@ -129,7 +129,7 @@ def _named_prefix(request: Request, found: Mapping[str, Cut], example: torch.Ten
     module = multi_prefix(request.model, [cut.name for cut in found.values()], analysis=request.analysis(example))
 
     def prefix(x: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = run_prefix(module, x, request.device, request.options.precision, request.layout)
+        features = run_prefix(module, x, request.device, request.options.precision, request.memory_format)
         return {name: features[cut.name] for name, cut in found.items()}
 
     return prefix

@@ -61,23 +61,23 @@ def parse_preprocess(
 
 
 def _of_terms(terms: list[Term], text: str) -> Preprocess:
-    steps: list[Resize | CenterCrop] = []
+    made: list[Resize | CenterCrop] = []
     for i, term in enumerate(terms):
         if term.name == "resize":
-            steps.append(_resize(term))
+            made.append(_resize(term))
         elif term.name == "center_crop":
             size = _side(_only(term), term)
-            steps.append(CenterCrop(size if isinstance(size, tuple) else (size, size)))
+            made.append(CenterCrop(size if isinstance(size, tuple) else (size, size)))
         elif term.name == "normalize" and i == len(terms) - 1:
             mean, std = _normalize(term)
-            return Preprocess(tuple(steps), mean, std)
+            return Preprocess(tuple(made), mean, std)
         elif term.name == "none" and len(terms) == 1:
             return Preprocess()
         elif term.name == "normalize":
             raise InputError(f"{_WHAT} {text!r}: normalize comes last")
         else:
             raise InputError(f"{_WHAT} {text!r}: expected resize, center_crop, normalize or none, found {term.name!r}")
-    return Preprocess(tuple(steps))
+    return Preprocess(tuple(made))
 
 
 def _resize(term: Term) -> Resize:

@@ -196,7 +196,7 @@ def test_a_recipe_that_no_reader_knows(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.undo()
     assert refused_by_readers(built.url)
     (problem,) = verify(built.url).problems
-    assert "no step 'warp'" in problem
+    assert "no term 'warp'" in problem
 
 
 @pytest.mark.parametrize(
