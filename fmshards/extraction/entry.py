@@ -105,18 +105,18 @@ def extract(
     made otherwise, or was replaced meanwhile), StoreError (reading or writing failed, a full disk) and others of
     `fmshards.errors`.
     """
-    options = Options(
-        layers=layers,  # type: ignore[arg-type]  # Options take what is natural, and are plain afterwards
-        weights=weights,  # type: ignore[arg-type]
+    options = Options.of(
+        layers=layers,
+        weights=weights,
         preprocess=preprocess,
         recipe=recipe,
         version=version,
-        mirror=mirror,  # type: ignore[arg-type]
+        mirror=mirror,
         views=views,
-        sensitive=sensitive,  # type: ignore[arg-type]
+        sensitive=sensitive,
         calibration=calibration,
         batch=batch,
-        device=device,  # type: ignore[arg-type]
+        device=device,
         precision=precision,
         workers=workers,
         chunk=chunk,
@@ -124,9 +124,9 @@ def extract(
         shard_size=shard_size,
         image_field=image_field,
         orientation=orientation,
-        classes=classes,  # type: ignore[arg-type]
-        fields=fields,  # type: ignore[arg-type]
-        drop_fields=drop_fields,  # type: ignore[arg-type]
+        classes=classes,
+        fields=fields,
+        drop_fields=drop_fields,
         order=order,
         seed=seed,
     )

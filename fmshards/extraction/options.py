@@ -36,9 +36,9 @@ class Options:
     """The options of `extract`, which says what each means. All but the source, the output and the model.
 
     Values are plain and JSON holds them (`to_json`), with one exception: a function given as `preprocess` or `recipe`.
-    None stands for what is decided later: by the set that is there, the device or the source. What is natural is taken
-    for `layers`, `sensitive`, `device` and lists of names, and is plain afterwards. Raises InputError that names the
-    option.
+    None stands for what is decided later: by the set that is there, the device or the source. `of` takes what is
+    natural: a dict or texts of layers, paths, a Mirror, a torch.device, any sequence of names; it is plain afterwards.
+    Raises InputError that names the option.
     """
 
     layers: Mapping[str, Rate]
@@ -93,6 +93,11 @@ class Options:
         if self.fields is not None and self.drop_fields:
             raise InputError("fields and drop_fields are both given: fields names all that are kept, leave one out")
 
+    @staticmethod
+    def of(**given: Any) -> Options:
+        """Options from values of any type: they are checked and made plain here, so no caller's type matters."""
+        return Options(**given)
+
     def to_json(self) -> dict[str, Any]:
         """The options as JSON holds them. Raises InputError where a function is among them."""
         found = {}
@@ -114,7 +119,7 @@ class Options:
                 f"options are an object with layers and any of {', '.join(sorted(known - {'layers'}))}; found "
                 f"{', '.join(odd) or 'no layers'}"
             )
-        return Options(**value)
+        return Options.of(**value)
 
 
 def layer_rates(given: Any) -> dict[str, Rate]:
