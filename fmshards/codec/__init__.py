@@ -29,6 +29,7 @@ from fmshards.codec.rates import (
     codec_name,
     fit,
     register,
+    row_bytes_at,
     sample_for,
     samples_wanted,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "codec_name",
     "fit",
     "register",
+    "row_bytes_at",
     "sample_for",
     "samples_wanted",
 ]
