@@ -24,6 +24,7 @@ from fmshards.codec.base import Codec, RowCodec, Sample
 from fmshards.codec.feature import FeatureSpec
 from fmshards.codec.members import FILTERS
 from fmshards.codec.rates import (
+    Rate,
     codec_for,
     codec_from_config,
     codec_name,
@@ -38,6 +39,7 @@ __all__ = [
     "FILTERS",
     "Codec",
     "FeatureSpec",
+    "Rate",
     "RowCodec",
     "Sample",
     "codec_for",

@@ -14,10 +14,11 @@ from torch import nn
 from fmshards.augment import Mirror
 from fmshards.calibration import Sensitive
 from fmshards.clock import Clock
+from fmshards.codec import Rate
 from fmshards.errors import FormatError, InputError, MismatchError, StoreError
 from fmshards.extraction.bind import Findings, check_ours, check_plan, find_plan, publish_plan, refuse, stamps_of
 from fmshards.extraction.draft import draft_plan
-from fmshards.extraction.options import Options, Rate
+from fmshards.extraction.options import Options
 from fmshards.extraction.pipeline import Pass
 from fmshards.extraction.progress import Progress, stream_of
 from fmshards.extraction.request import Request, prepare

@@ -15,17 +15,15 @@ import torch
 
 from fmshards.augment import Recipe, parse_mirror
 from fmshards.calibration import parse_sensitive
-from fmshards.codec import FILTERS, codec_name
+from fmshards.codec import FILTERS, Rate, codec_name
 from fmshards.errors import FormatError, InputError
 from fmshards.extraction.forward import PRECISIONS
+from fmshards.extraction.sources import ORIENTATIONS
 from fmshards.model import Preprocess
 from fmshards.shards import check_name
 
-Rate = str | float
 ORDERS = ("auto", "none")
 """Whether channels are stored in an order chosen on the calibration sample, where that pays."""
-ORIENTATIONS = ("apply", "refuse", "ignore")
-"""What becomes of an image that says that it is to be turned (EXIF)."""
 
 _LEAST = {"views": 0, "calibration": 1, "batch": 1, "workers": 0, "chunk": 1, "shard_size": 1, "seed": -(1 << 63)}
 _CHOICES = {"precision": tuple(PRECISIONS), "order": ORDERS, "filter": FILTERS, "orientation": ORIENTATIONS}

@@ -14,11 +14,12 @@ from torch import nn
 
 from fmshards.augment import Mirror, Recipe, parse_mirror, parse_recipe
 from fmshards.calibration import Sensitive, default_calibration, parse_sensitive
+from fmshards.codec import Rate
 from fmshards.errors import InputError
 from fmshards.extraction.calibration_images import sample_count
 from fmshards.extraction.decode import Decoder, Kept, Views
 from fmshards.extraction.forward import PRECISIONS, Forward, best_memory_format
-from fmshards.extraction.options import Options, Rate
+from fmshards.extraction.options import Options
 from fmshards.extraction.sources import Source, open_source
 from fmshards.model import (
     Analysis,

@@ -17,7 +17,7 @@ graph/              tracing a model, and its checks: cuts, split and identity st
 from __future__ import annotations
 
 from fmshards.model.cuts import Cut, cuts, cuts_of, find_cut, row_bytes
-from fmshards.model.device import load_on, pick_device
+from fmshards.model.device import load_on
 from fmshards.model.graph.analyse import Analysis, analyse
 from fmshards.model.graph.example import blank_image, image_type
 from fmshards.model.identity import (
@@ -25,7 +25,6 @@ from fmshards.model.identity import (
     identity_differences,
     layer_identity,
     prefix_digest,
-    without_digests,
 )
 from fmshards.model.load import load_model
 from fmshards.model.part import Part, Prefix
@@ -53,10 +52,8 @@ __all__ = [
     "load_on",
     "multi_prefix",
     "parse_preprocess",
-    "pick_device",
     "prefix_digest",
     "row_bytes",
     "split",
     "unwrap",
-    "without_digests",
 ]
