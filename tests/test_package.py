@@ -51,6 +51,14 @@ def test_a_room_names_its_files_and_no_others(room: Path) -> None:
     assert set(re.findall(r"\b\w+\.py\b|\b\w+/(?=[\s,])", said)) == files | rooms
 
 
+def test_files_that_are_named_are_there() -> None:
+    there = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if ".venv" not in path.parts]
+    for path in [*(ROOT / "fmshards").rglob("*.py"), *ROOT.glob("*.md")]:
+        for name in re.findall(r"\b[\w/]+\.py\b", path.read_text()):
+            if name not in ("path/to/file.py", "file.py", "fmshards/codec/NAME/codec.py"):  # a user's
+                assert any(f"/{known}".endswith(f"/{name}") for known in there), f"{path} names {name}"
+
+
 def test_every_room_stands_in_the_architecture() -> None:
     table = (ROOT / "ARCHITECTURE.md").read_text().partition("## The rooms")[2].partition("## Words")[0]
     top = [path for path in (ROOT / "fmshards").iterdir() if not path.name.startswith("__")]
