@@ -17,6 +17,7 @@ from fmshards import errors
 from fmshards.cli.extract import command
 
 ROOT = Path(__file__).resolve().parent.parent
+ROOMS = [path.parent for path in sorted((ROOT / "fmshards").rglob("*/__init__.py"))]
 
 
 def test_public_names_are_what_they_say() -> None:
@@ -41,6 +42,30 @@ def test_public_names_are_functions_and_classes_whatever_was_imported_first(firs
 def test_inspect_names_what_is_no_place_of_a_set(url: object) -> None:
     with pytest.raises(errors.FmshardsError, match="set"):
         fmshards.inspect(url)
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=[room.relative_to(ROOT / "fmshards").as_posix() for room in ROOMS])
+def test_a_room_names_its_files_and_no_others(room: Path) -> None:
+    files = {path.name for path in room.glob("*.py")} - {"__init__.py"}
+    rooms = {f"{path.parent.name}/" for path in room.glob("*/__init__.py")}
+    said = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
+    assert set(re.findall(r"\b\w+\.py\b|\b\w+/(?=[\s,])", said)) == files | rooms
+
+
+def test_files_that_are_named_are_there() -> None:
+    there = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if ".venv" not in path.parts]
+    for path in [*(ROOT / "fmshards").rglob("*.py"), *ROOT.glob("*.md")]:
+        for name in re.findall(r"\b[\w/]+\.py\b", path.read_text()):
+            if name not in ("path/to/file.py", "file.py", "fmshards/codec/NAME/codec.py"):  # a user's
+                assert any(f"/{known}".endswith(f"/{name}") for known in there), f"{path} names {name}"
+
+
+def test_every_room_stands_in_the_architecture() -> None:
+    table = (ROOT / "ARCHITECTURE.md").read_text().partition("## The rooms")[2].partition("## Words")[0]
+    top = [path for path in (ROOT / "fmshards").iterdir() if not path.name.startswith("__")]
+    for path in top:
+        if path.suffix == ".py" or (path / "__init__.py").exists():
+            assert f"`{path.name}{'' if path.suffix else '/'}`" in table
 
 
 def test_what_is_declared_is_what_an_index_wants() -> None:

@@ -1,12 +1,14 @@
 """Augmentation that survives caching: recipes, thetas, and the same move on images and on features.
 
-recipe.py, mirror.py   what the user asks for, as text, JSON and plain data
-random.py, draws.py    counter-based draws of affine maps
-theta.py               affine maps of an image
-features/              a feature moved as its image would move (`move`), a view's stored channels put in (`replace`)
-render.py              the image itself moved
-custom.py              a transform of the user's, on images
-mirror_map.py          the flipped image's feature as a linear map of the base's
+recipe.py       what the user asks for, as text, JSON and plain data
+mirror.py       where the flipped image's feature comes from, likewise
+random.py       counter-based random numbers
+theta.py        affine maps of the base image
+draws.py        which of them a sample takes in an epoch or a view
+features/       a feature moved as its image would move, a view's stored channels put in
+mirror_map.py   the flipped image's feature as a linear map of the base's
+render.py       the image itself moved
+custom.py       a transform of the user's, on images
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from fmshards.augment.recipe import Crop, Flip, Recipe, ResizedCrop
 from fmshards.augment.theta import FLIP, Theta, compose, crop_box, translate
 from fmshards.errors import InputError
 
-_BLOCKS = 16  # counter blocks reserved for one step of a recipe
+_BLOCKS = 16  # counter blocks reserved for one term of a recipe
 _ATTEMPTS = 10  # torchvision's number of tries at a box that fits
 
 
@@ -77,35 +77,35 @@ def _thetas(
     flips: npt.NDArray[np.bool_] | None,
     size: tuple[int, int],
 ) -> npt.NDArray[np.float32]:
-    """Steps in the recipe's order; `flips` bool[B] says who is flipped, None draws it."""
+    """The terms in the recipe's order; `flips` bool[B] says who is flipped, None draws it."""
     theta: Theta = np.tile(np.eye(2, 3), (len(stream), 1, 1))
-    for number, step in enumerate(recipe.steps):
+    for number, term in enumerate(recipe.terms):
         block = number * _BLOCKS
-        if isinstance(step, Flip):
-            if flips is not None and step.p != 0.5:
+        if isinstance(term, Flip):
+            if flips is not None and term.p != 0.5:
                 raise InputError(
                     f"recipe {str(recipe)!r}: base and mirror are drawn evenly, so a flip with p other than 0.5 needs "
                     "mirror=none"
                 )
-            chosen = draw(key, stream, index, block)[:, 0] < step.p if flips is None else flips
+            chosen = draw(key, stream, index, block)[:, 0] < term.p if flips is None else flips
             theta = np.where(chosen[:, None, None], compose(theta, FLIP), theta)
-        elif isinstance(step, Crop):
-            theta = compose(theta, _shift(step, draw(key, stream, index, block), size))
+        elif isinstance(term, Crop):
+            theta = compose(theta, _shift(term, draw(key, stream, index, block), size))
         else:
-            theta = compose(theta, _box(step, key, stream, index, block, size))
+            theta = compose(theta, _box(term, key, stream, index, block, size))
     return theta.astype(np.float32)
 
 
-def _shift(step: Crop, u: npt.NDArray[np.float64], size: tuple[int, int]) -> Theta:
-    if step.pad >= min(size):
-        raise InputError(f"crop(pad={step.pad}) would shift a base image of {size[0]}x{size[1]} out of sight")
-    most = step.pad // step.step
-    dx, dy = (step.step * (np.floor(u[:, i] * (2 * most + 1)) - most) for i in (0, 1))
+def _shift(term: Crop, u: npt.NDArray[np.float64], size: tuple[int, int]) -> Theta:
+    if term.pad >= min(size):
+        raise InputError(f"crop(pad={term.pad}) would shift a base image of {size[0]}x{size[1]} out of sight")
+    most = term.pad // term.step
+    dx, dy = (term.step * (np.floor(u[:, i] * (2 * most + 1)) - most) for i in (0, 1))
     return translate(dx, dy, size)
 
 
 def _box(
-    step: ResizedCrop,
+    term: ResizedCrop,
     key: int,
     stream: npt.NDArray[np.int64] | npt.NDArray[np.uint64],
     index: int,
@@ -118,16 +118,16 @@ def _box(
     within bounds.
     """
     height, width = size
-    low, high = np.log(step.ratio[0]), np.log(step.ratio[1])
+    low, high = np.log(term.ratio[0]), np.log(term.ratio[1])
     n = len(stream)
-    ratio = min(max(width / height, step.ratio[0]), step.ratio[1])
+    ratio = min(max(width / height, term.ratio[0]), term.ratio[1])
     w = np.full(n, min(width, height * ratio))
     h = np.full(n, min(height, width / ratio))
     left, top = (width - w) / 2, (height - h) / 2
     open_ = np.ones(n, dtype=bool)
     for attempt in range(_ATTEMPTS):
         u = draw(key, stream, index, block + attempt)
-        area = height * width * (step.scale[0] + (step.scale[1] - step.scale[0]) * u[:, 0])
+        area = height * width * (term.scale[0] + (term.scale[1] - term.scale[0]) * u[:, 0])
         aspect = np.exp(low + (high - low) * u[:, 1])
         tw, th = np.sqrt(area * aspect), np.sqrt(area / aspect)
         # Within rounding of the whole image: scale=(1, 1), ratio=(1, 1) must fit a square.

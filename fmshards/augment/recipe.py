@@ -66,49 +66,49 @@ class ResizedCrop:
             raise InputError(f"resized_crop's ratio must satisfy 0 < low <= high, found {self.ratio}")
 
 
-Step = Flip | Crop | ResizedCrop
-_STEPS: dict[str, type[Step]] = {"flip": Flip, "crop": Crop, "resized_crop": ResizedCrop}
-_NAMES = {cls: name for name, cls in _STEPS.items()}
+RecipeTerm = Flip | Crop | ResizedCrop
+_TERMS: dict[str, type[RecipeTerm]] = {"flip": Flip, "crop": Crop, "resized_crop": ResizedCrop}
+_NAMES = {cls: name for name, cls in _TERMS.items()}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The steps in their order; or a `custom` transform, known in JSON by its `custom_text` alone: text and digest."""
+    """The terms in their order; or a `custom` transform, known in JSON by its `custom_text` alone: text and digest."""
 
-    steps: tuple[Step, ...] = ()
+    terms: tuple[RecipeTerm, ...] = ()
     custom_text: str | None = None
     custom: Callable[[Any], Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if sum(isinstance(s, Flip) for s in self.steps) > 1:
+        if sum(isinstance(s, Flip) for s in self.terms) > 1:
             raise InputError(f"recipe {str(self)!r}: at most one flip, found several")
-        if sum(isinstance(s, (Crop, ResizedCrop)) for s in self.steps) > 1:
+        if sum(isinstance(s, (Crop, ResizedCrop)) for s in self.terms) > 1:
             raise InputError(f"recipe {str(self)!r}: at most one crop or resized_crop, found several")
 
     @property
     def flips(self) -> bool:
         """Whether the recipe exchanges left and right (a custom transform: unknown, so False)."""
-        return any(isinstance(s, Flip) for s in self.steps)
+        return any(isinstance(s, Flip) for s in self.terms)
 
     @property
     def moves(self) -> bool:
         """Whether it moves the image beside flipping it, so that a feature without places cannot follow."""
-        return any(isinstance(s, ResizedCrop) or (isinstance(s, Crop) and s.pad > 0) for s in self.steps)
+        return any(isinstance(s, ResizedCrop) or (isinstance(s, Crop) and s.pad > 0) for s in self.terms)
 
     def __bool__(self) -> bool:
-        return bool(self.steps) or self.custom_text is not None
+        return bool(self.terms) or self.custom_text is not None
 
     def __str__(self) -> str:
-        """The canonical text, which `parse_recipe` reads back; `none` for no steps, `custom(...)` for a transform."""
+        """The canonical text, which `parse_recipe` reads back; `none` for no terms, `custom(...)` for a transform."""
         if self.custom_text is not None:
             return f"custom({self.custom_text})"
-        return "+".join(str(Term(_NAMES[type(s)], (), asdict(s))) for s in self.steps) or "none"
+        return "+".join(str(Term(_NAMES[type(s)], (), asdict(s))) for s in self.terms) or "none"
 
     def to_json(self) -> dict[str, Any]:
         """`{"steps": [{"name": ..., parameters}]}` or `{"custom": text}`."""
         if self.custom_text is not None:
             return {"custom": self.custom_text}
-        return {"steps": [{"name": _NAMES[type(s)], **_lists(asdict(s))} for s in self.steps]}
+        return {"steps": [{"name": _NAMES[type(s)], **_lists(asdict(s))} for s in self.terms]}
 
     @staticmethod
     def from_json(data: Any) -> Recipe:
@@ -118,7 +118,7 @@ class Recipe:
         if not (isinstance(data, dict) and set(data) == {"steps"} and isinstance(data["steps"], list)):
             raise FormatError(f"recipe: expected {{'steps': [...]}} or {{'custom': text}}, found {str(data)[:200]!r}")
         try:
-            return Recipe(tuple(_step_from_json(s) for s in data["steps"]))
+            return Recipe(tuple(_term_from_json(s) for s in data["steps"]))
         except InputError as error:
             raise FormatError(f"recipe: {error}") from None
 
@@ -128,7 +128,7 @@ def parse_recipe(recipe: str | Recipe | Callable[[Any], Any] | None, version: st
 
     A transform is known by its text and a digest of what it is, or by the `version` that the user gives it.
 
-    Raises InputError for an unknown step (with the nearest names), a value out of range, a repeated step, and a
+    Raises InputError for an unknown term (with the nearest names), a value out of range, a repeated term, and a
     transform of which no digest can be made.
     """
     if isinstance(recipe, Recipe):
@@ -136,7 +136,7 @@ def parse_recipe(recipe: str | Recipe | Callable[[Any], Any] | None, version: st
     if recipe is None or (isinstance(recipe, str) and recipe.strip() in ("", "none")):
         return Recipe()
     if isinstance(recipe, str):
-        return Recipe(tuple(_step(t, recipe) for t in parse_terms(recipe, "recipe")))
+        return Recipe(tuple(_made(t, recipe) for t in parse_terms(recipe, "recipe")))
     if callable(recipe):
         # A function's repr holds its address, which differs from run to run.
         name = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(recipe))
@@ -144,12 +144,12 @@ def parse_recipe(recipe: str | Recipe | Callable[[Any], Any] | None, version: st
     raise InputError(f"recipe must be text, a Recipe or a transform of images, found {type(recipe).__name__}")
 
 
-def _step(term: Term, text: str) -> Step:
-    cls = _STEPS.get(term.name)
+def _made(term: Term, text: str) -> RecipeTerm:
+    cls = _TERMS.get(term.name)
     if cls is None:
-        near = difflib.get_close_matches(term.name, _STEPS, n=2, cutoff=0.4)
+        near = difflib.get_close_matches(term.name, _TERMS, n=2, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise InputError(f"recipe {text!r}: no step {term.name!r}; {hint}known: {', '.join(_STEPS)}")
+        raise InputError(f"recipe {text!r}: no term {term.name!r}; {hint}known: {', '.join(_TERMS)}")
     names = list(cls.__dataclass_fields__)
     unknown = [k for k in term.kwargs if k not in names]
     if unknown or len(term.args) > len(names) or set(term.kwargs) & set(names[: len(term.args)]):
@@ -160,11 +160,11 @@ def _step(term: Term, text: str) -> Step:
     return cls(**values)
 
 
-def _step_from_json(data: Any) -> Step:
+def _term_from_json(data: Any) -> RecipeTerm:
     if not (isinstance(data, dict) and isinstance(data.get("name"), str)):
-        raise InputError(f"expected a step with a name, found {str(data)[:200]!r}")
+        raise InputError(f"expected a term with a name, found {str(data)[:200]!r}")
     values = {k: v for k, v in data.items() if k != "name"}
-    return _step(Term(data["name"], (), values), str(data)[:200])
+    return _made(Term(data["name"], (), values), str(data)[:200])
 
 
 def _number(value: Any, what: str) -> float:

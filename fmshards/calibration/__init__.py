@@ -10,12 +10,13 @@ mirror_fit.py     the mapped mirror; least_squares.py: its normal equations
 from __future__ import annotations
 
 from fmshards.calibration.calibrate import LayerCalibration, Stage, calibrate, default_calibration
-from fmshards.calibration.grid import cell_centres, measure_grid
+from fmshards.calibration.grid import FeaturesOf, cell_centres, measure_grid
 from fmshards.calibration.sensitive import Sensitive, parse_sensitive
 from fmshards.calibration.similarity import Comparison
 
 __all__ = [
     "Comparison",
+    "FeaturesOf",
     "LayerCalibration",
     "Sensitive",
     "Stage",

@@ -4,6 +4,9 @@ A command parses, calls one function of a room and prints. No logic.
 
 A command's module is imported when that command is asked for, and torch only inside the commands that need
 it, so that `fmshards --help` answers at once.
+
+extract.py, verify.py, inspect.py, cuts.py, doctor.py   the commands
+options.py                                              what several of them share
 """
 
 from __future__ import annotations

@@ -24,11 +24,13 @@ from fmshards.codec.base import Codec, RowCodec, Sample
 from fmshards.codec.feature import FeatureSpec
 from fmshards.codec.members import FILTERS
 from fmshards.codec.rates import (
+    Rate,
     codec_for,
     codec_from_config,
     codec_name,
     fit,
     register,
+    row_bytes_at,
     sample_for,
     samples_wanted,
 )
@@ -37,6 +39,7 @@ __all__ = [
     "FILTERS",
     "Codec",
     "FeatureSpec",
+    "Rate",
     "RowCodec",
     "Sample",
     "codec_for",
@@ -44,6 +47,7 @@ __all__ = [
     "codec_name",
     "fit",
     "register",
+    "row_bytes_at",
     "sample_for",
     "samples_wanted",
 ]

@@ -130,6 +130,11 @@ class RowCodec(ABC):
         """
 
     @classmethod
+    def row_bytes_at(cls, setting: Any, spec: FeatureSpec) -> int:
+        """`row_bytes` of the codec of a setting, which need not be fitted yet. Raises InputError."""
+        return cls.make(setting, spec, None).row_bytes
+
+    @classmethod
     @abstractmethod
     def read(cls, config: Mapping[str, Any], spec: FeatureSpec, filter: str | None) -> RowCodec:
         """The codec of a config, whose keys are checked already. Raises FormatError; allocates nothing for it."""

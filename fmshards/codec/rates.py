@@ -61,6 +61,12 @@ def codec_name(rate: Rate) -> str:
     return _find(rate)[0].name
 
 
+def row_bytes_at(rate: Rate, spec: FeatureSpec) -> int:
+    """Bytes of a row at a rate, whose codec need not be fitted yet. Raises InputError."""
+    codec, setting = _find(rate)
+    return codec.row_bytes_at(setting, spec)
+
+
 def samples_wanted(rate: Rate, order: str) -> int | None:
     """How many calibration samples the codec of a rate is fitted to, at most; None: as many as there are.
 

@@ -1,12 +1,12 @@
-"""extract: source -> prefix -> encode -> shards.
+"""extraction: source -> prefix -> encode -> shards.
 
 sources/       where images come from, one file each: WebDataset tars, a folder, a data set from Python
 batches.py     raw samples read here, decoded in workers, in order and with fixed boundaries
 decode.py      the worker's side: images to base tensors and rendered views
 forward.py     the device's side: all layers in one pass
 encode.py      rows, chunks and shards, written beside the next forward
-calibration_images.py: the sample that calibration looks at
 draft.py       a plan for a new set, with what calibration measures
+calibration_images.py   the images that it measures on
 labels.py      a warning for shards sorted by label
 options.py     what it can be told: plain values, checked
 request.py     the options with every default decided, and what they name: ready to run

@@ -23,8 +23,6 @@ from fmshards.errors import FmshardsError, InputError
 from fmshards.extraction.sources import Item, Source
 from fmshards.workers import in_spite_of_deaths, is_worker_death, worker_died
 
-Render = Callable[[Any, str, str], "list[torch.Tensor]"]
-
 
 @dataclass(frozen=True)
 class RawBatch:

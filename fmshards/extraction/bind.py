@@ -9,13 +9,14 @@ samples are made again.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from fmshards import functions, store
+from fmshards.calibration import Stage
 from fmshards.errors import FormatError, MismatchError
 from fmshards.extraction.sources import Source
 from fmshards.extraction.work import found_shards
@@ -35,8 +36,6 @@ from fmshards.shards import (
     write_calibration,
     write_plan,
 )
-
-Stage = Callable[[str, int, int], None]
 
 
 def find_plan(out: str) -> tuple[Plan | None, Manifest | None]:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fmshards.calibration import LayerCalibration, Stage, calibrate
+from fmshards.calibration import FeaturesOf, LayerCalibration, Stage, calibrate
 from fmshards.codec import Codec, Sample, fit, sample_for, samples_wanted
 from fmshards.errors import InputError, ModelError
 from fmshards.extraction.calibration_images import calibration_images, head
 from fmshards.extraction.decode import Decoder
-from fmshards.extraction.forward import Prefix, run_prefix
+from fmshards.extraction.forward import run_prefix
 from fmshards.extraction.provenance import provenance
 from fmshards.extraction.request import Request
 from fmshards.model import Cut, cuts_of, find_cut, multi_prefix
@@ -68,7 +68,7 @@ def draft_plan(request: Request, stage: Stage | None = None) -> tuple[Plan, Arra
         identity=request.identity(size),
         options=request.plan_options(),
         provenance={
-            **provenance(request.device, request.layout),
+            **provenance(request.device, request.memory_format),
             "model": request.model_text,
             "weights": request.options.weights,
             "source": request.source_text,
@@ -124,18 +124,18 @@ def _cuts(request: Request, example: torch.Tensor) -> dict[str, Cut]:
     return found
 
 
-def _named_prefix(request: Request, found: Mapping[str, Cut], example: torch.Tensor) -> Prefix:
+def _named_prefix(request: Request, found: Mapping[str, Cut], example: torch.Tensor) -> FeaturesOf:
     """Images on the device -> features by the layer's name, in the precision asked for."""
     module = multi_prefix(request.model, [cut.name for cut in found.values()], analysis=request.analysis(example))
 
     def prefix(x: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = run_prefix(module, x, request.device, request.options.precision, request.layout)
+        features = run_prefix(module, x, request.device, request.options.precision, request.memory_format)
         return {name: features[cut.name] for name, cut in found.items()}
 
     return prefix
 
 
-def _check_features(prefix: Prefix, example: torch.Tensor, found: Mapping[str, Cut]) -> dict[str, str]:
+def _check_features(prefix: FeaturesOf, example: torch.Tensor, found: Mapping[str, Cut]) -> dict[str, str]:
     """The dtype of each layer's feature, by its name in torch."""
     dtypes = {}
     for name, feature in prefix(example).items():

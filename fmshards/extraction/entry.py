@@ -14,10 +14,11 @@ from torch import nn
 from fmshards.augment import Mirror
 from fmshards.calibration import Sensitive
 from fmshards.clock import Clock
+from fmshards.codec import Rate
 from fmshards.errors import FormatError, InputError, MismatchError, StoreError
 from fmshards.extraction.bind import Findings, check_ours, check_plan, find_plan, publish_plan, refuse, stamps_of
 from fmshards.extraction.draft import draft_plan
-from fmshards.extraction.options import Options, Rate
+from fmshards.extraction.options import Options
 from fmshards.extraction.pipeline import Pass
 from fmshards.extraction.progress import Progress, stream_of
 from fmshards.extraction.request import Request, prepare
@@ -105,18 +106,18 @@ def extract(
     made otherwise, or was replaced meanwhile), StoreError (reading or writing failed, a full disk) and others of
     `fmshards.errors`.
     """
-    options = Options(
-        layers=layers,  # type: ignore[arg-type]  # Options take what is natural, and are plain afterwards
-        weights=weights,  # type: ignore[arg-type]
+    options = Options.of(
+        layers=layers,
+        weights=weights,
         preprocess=preprocess,
         recipe=recipe,
         version=version,
-        mirror=mirror,  # type: ignore[arg-type]
+        mirror=mirror,
         views=views,
-        sensitive=sensitive,  # type: ignore[arg-type]
+        sensitive=sensitive,
         calibration=calibration,
         batch=batch,
-        device=device,  # type: ignore[arg-type]
+        device=device,
         precision=precision,
         workers=workers,
         chunk=chunk,
@@ -124,9 +125,9 @@ def extract(
         shard_size=shard_size,
         image_field=image_field,
         orientation=orientation,
-        classes=classes,  # type: ignore[arg-type]
-        fields=fields,  # type: ignore[arg-type]
-        drop_fields=drop_fields,  # type: ignore[arg-type]
+        classes=classes,
+        fields=fields,
+        drop_fields=drop_fields,
         order=order,
         seed=seed,
     )

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-LABEL = "cls"
+from fmshards.shards.fields import LABEL
+
 _FEWEST = 64  # pairs of neighbours before anything is said
 
 

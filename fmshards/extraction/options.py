@@ -15,17 +15,15 @@ import torch
 
 from fmshards.augment import Recipe, parse_mirror
 from fmshards.calibration import parse_sensitive
-from fmshards.codec import FILTERS, codec_name
+from fmshards.codec import FILTERS, Rate, codec_name
 from fmshards.errors import FormatError, InputError
 from fmshards.extraction.forward import PRECISIONS
+from fmshards.extraction.sources import ORIENTATIONS
 from fmshards.model import Preprocess
 from fmshards.shards import check_name
 
-Rate = str | float
 ORDERS = ("auto", "none")
 """Whether channels are stored in an order chosen on the calibration sample, where that pays."""
-ORIENTATIONS = ("apply", "refuse", "ignore")
-"""What becomes of an image that says that it is to be turned (EXIF)."""
 
 _LEAST = {"views": 0, "calibration": 1, "batch": 1, "workers": 0, "chunk": 1, "shard_size": 1, "seed": -(1 << 63)}
 _CHOICES = {"precision": tuple(PRECISIONS), "order": ORDERS, "filter": FILTERS, "orientation": ORIENTATIONS}
@@ -36,9 +34,9 @@ class Options:
     """The options of `extract`, which says what each means. All but the source, the output and the model.
 
     Values are plain and JSON holds them (`to_json`), with one exception: a function given as `preprocess` or `recipe`.
-    None stands for what is decided later: by the set that is there, the device or the source. What is natural is taken
-    for `layers`, `sensitive`, `device` and lists of names, and is plain afterwards. Raises InputError that names the
-    option.
+    None stands for what is decided later: by the set that is there, the device or the source. `of` takes what is
+    natural: a dict or texts of layers, paths, a Mirror, a torch.device, any sequence of names; it is plain afterwards.
+    Raises InputError that names the option.
     """
 
     layers: Mapping[str, Rate]
@@ -93,6 +91,11 @@ class Options:
         if self.fields is not None and self.drop_fields:
             raise InputError("fields and drop_fields are both given: fields names all that are kept, leave one out")
 
+    @staticmethod
+    def of(**given: Any) -> Options:
+        """Options from values of any type: they are checked and made plain here, so no caller's type matters."""
+        return Options(**given)
+
     def to_json(self) -> dict[str, Any]:
         """The options as JSON holds them. Raises InputError where a function is among them."""
         found = {}
@@ -114,7 +117,7 @@ class Options:
                 f"options are an object with layers and any of {', '.join(sorted(known - {'layers'}))}; found "
                 f"{', '.join(odd) or 'no layers'}"
             )
-        return Options(**value)
+        return Options.of(**value)
 
 
 def layer_rates(given: Any) -> dict[str, Rate]:

@@ -16,7 +16,7 @@ import fmshards
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "pillow", "zfpy", "zstandard")
 
 
-def provenance(device: torch.device, layout: str = "contiguous") -> dict[str, Any]:
+def provenance(device: torch.device, memory_format: str = "contiguous") -> dict[str, Any]:
     """Versions, device, threads, precision flags and memory format of this process, as plain JSON."""
     return {
         "versions": {
@@ -27,7 +27,7 @@ def provenance(device: torch.device, layout: str = "contiguous") -> dict[str, An
         "machine": platform.machine(),
         "device": _device(device),
         "threads": torch.get_num_threads(),
-        "memory_format": layout,
+        "memory_format": memory_format,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32 if device.type == "cuda" else None,
         "cudnn_benchmark": torch.backends.cudnn.benchmark if device.type == "cuda" else None,

@@ -14,11 +14,12 @@ from torch import nn
 
 from fmshards.augment import Mirror, Recipe, parse_mirror, parse_recipe
 from fmshards.calibration import Sensitive, default_calibration, parse_sensitive
+from fmshards.codec import Rate
 from fmshards.errors import InputError
 from fmshards.extraction.calibration_images import sample_count
 from fmshards.extraction.decode import Decoder, Kept, Views
-from fmshards.extraction.forward import PRECISIONS, Forward, best_layout
-from fmshards.extraction.options import Options, Rate
+from fmshards.extraction.forward import PRECISIONS, Forward, best_memory_format
+from fmshards.extraction.options import Options
 from fmshards.extraction.sources import Source, open_source
 from fmshards.model import (
     Analysis,
@@ -36,15 +37,15 @@ from fmshards.shards import Plan
 BATCH, CPU_BATCH = 64, 8
 """Samples in a forward where none are asked for: on an accelerator, and on a CPU, where more leave the caches and
 take memory that the system maps anew for each layer (tools/bench_path.py)."""
-_LAYOUTS = ("contiguous", "channels_last")
+_MEMORY_FORMATS = ("contiguous", "channels_last")
 
 
 @dataclass(frozen=True)
 class Request:
     """What `extract` was asked for. `options` are plain; the rest are what they name, loaded and parsed.
 
-    calibration: its samples. batch, layout: of a forward. These are the set's own where there is one and the options
-    leave them open; so is orientation.
+    calibration: its samples. batch, memory_format: of a forward. These are the set's own where there is one and the
+    options leave them open; so is orientation.
     """
 
     options: Options
@@ -60,7 +61,7 @@ class Request:
     device: torch.device
     calibration: int
     batch: int
-    layout: str
+    memory_format: str
     orientation: str
     _analysed: dict[tuple[int, ...], Analysis] = field(default_factory=dict, compare=False, repr=False)
 
@@ -72,7 +73,7 @@ class Request:
         return self._analysed[size]
 
     def settled(self, stored: Plan | None) -> Request:
-        """The same, with batch and layout as the plan of the set that is there has them."""
+        """The same, with batch and memory format as the plan of the set that is there has them."""
         decided = _decide(self.options, stored, self.device, self.model)
         return replace(self, **{**decided, "calibration": _calibration(self.options, stored, self.source)})
 
@@ -85,7 +86,7 @@ class Request:
         """The prefix of all layers of `plan`, on the device."""
         example = blank_image(self.model, plan.base_size)
         prefix = multi_prefix(self.model, [layer.cut for layer in plan.layers], analysis=self.analysis(example))
-        return Forward(prefix, plan, self.device, self.options.precision, self.layout)
+        return Forward(prefix, plan, self.device, self.options.precision, self.memory_format)
 
     @property
     def kept(self) -> Kept:
@@ -190,20 +191,20 @@ def _calibration(options: Options, stored: Plan | None, source: Source) -> int:
 
 
 def _decide(options: Options, stored: Plan | None, device: torch.device, model: nn.Module) -> dict[str, Any]:
-    """Batch, layout and orientation. A set that is there is gone on with as it was begun."""
+    """Batch, memory format and orientation. A set that is there is gone on with as it was begun."""
     cpu = device.type == "cpu"
     batch = options.batch or (CPU_BATCH if cpu else BATCH)
-    layout = best_layout(model) if cpu else "contiguous"
+    memory_format = best_memory_format(model) if cpu else "contiguous"
     orientation = options.orientation or "apply"
     if stored is not None:
         kept = stored.options.get("batch")
         if options.batch is None and type(kept) is int and kept > 0:
             batch = kept
         found = stored.provenance.get("memory_format")
-        layout = found if found in _LAYOUTS else "contiguous"
+        memory_format = found if found in _MEMORY_FORMATS else "contiguous"
         # Sets of before know of no orientation: their images are as they lie in the file.
         orientation = options.orientation or ("apply" if stored.options.get("orientation") == "apply" else "ignore")
-    return {"batch": batch, "layout": layout, "orientation": orientation}
+    return {"batch": batch, "memory_format": memory_format, "orientation": orientation}
 
 
 def _check_precision(model: nn.Module, precision: str) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # 3.2 and 3.3 end in an error of their own (ConvertTritonToTritonGPU) on the kernel of zfp.
 _LEAST_TRITON = (3, 4)
 LARGEST = 2**31 - 1
-"""What a kernel's numbers of values and steps may reach."""
+"""What a kernel's numbers of values and strides may reach."""
 
 
 @lru_cache(maxsize=1)
@@ -69,12 +69,12 @@ def tried(device: torch.device, what: str, trial: Callable[[torch.device], None]
 
 
 def writes(out: torch.Tensor, kind: str) -> bool:
-    """Whether kernels write into a batch of features of a kind: its dtype, steps and reach."""
+    """Whether kernels write into a batch of features of a kind: its dtype, strides and reach."""
     from fmshards.kernels.rounding import TYPES
-    from fmshards.kernels.strides import steps_of
+    from fmshards.kernels.strides import strides_of
 
     span = sum((side - 1) * stride for side, stride in zip(out.shape[1:], out.stride()[1:], strict=True))
-    return out.dtype in TYPES and steps_of(out, kind) is not None and span <= LARGEST
+    return out.dtype in TYPES and strides_of(out, kind) is not None and span <= LARGEST
 
 
 def fall_back(device: torch.device, what: str, error: Exception) -> None:

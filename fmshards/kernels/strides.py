@@ -1,15 +1,15 @@
-"""A batch of features as [B, channels, places] in memory: two steps, whatever the kind."""
+"""A batch of features as [B, channels, places] in memory: two strides, whatever the kind."""
 
 from __future__ import annotations
 
 import torch
 
 
-def steps_of(x: torch.Tensor, kind: str) -> tuple[int, int] | None:
-    """The strides (in values) of a channel and of a place in x [B, *shape]; None where places have no one step.
+def strides_of(x: torch.Tensor, kind: str) -> tuple[int, int] | None:
+    """The strides (in values) of a channel and of a place in x [B, *shape]; None where places have no one stride.
 
     Places are a map's cells row by row, or all tokens; a vector has one place. Contiguous and channels-last tensors
-    have such steps.
+    have such strides.
     """
     if kind == "vector":
         return x.stride(1), 1

@@ -9,6 +9,7 @@ preprocess.py       what an image goes through first
 preprocess_text.py  the same from a text, a library's configuration or a function
 cuts.py             the list of cuts, the sensible ones first, and what a feature costs there
 split.py            the two halves at a cut, or a prefix for several
+image.py            an image in the mode that a network takes
 part.py             a half: a part of the graph as a module over the model's own modules
 identity.py         which model wrote a set, and what differs of another
 graph/              tracing a model, and its checks: cuts, split and identity stand on it
@@ -17,7 +18,7 @@ graph/              tracing a model, and its checks: cuts, split and identity st
 from __future__ import annotations
 
 from fmshards.model.cuts import Cut, cuts, cuts_of, find_cut, row_bytes
-from fmshards.model.device import load_on, pick_device
+from fmshards.model.device import load_on
 from fmshards.model.graph.analyse import Analysis, analyse
 from fmshards.model.graph.example import blank_image, image_type
 from fmshards.model.identity import (
@@ -25,7 +26,6 @@ from fmshards.model.identity import (
     identity_differences,
     layer_identity,
     prefix_digest,
-    without_digests,
 )
 from fmshards.model.load import load_model
 from fmshards.model.part import Part, Prefix
@@ -53,10 +53,8 @@ __all__ = [
     "load_on",
     "multi_prefix",
     "parse_preprocess",
-    "pick_device",
     "prefix_digest",
     "row_bytes",
     "split",
     "unwrap",
-    "without_digests",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from fmshards.codec import FeatureSpec, codec_for
+from fmshards.codec import FeatureSpec, row_bytes_at
 from fmshards.errors import ModelError
 from fmshards.model.graph.analyse import Analysis, analyse
 from fmshards.model.graph.kinds import look
@@ -58,10 +58,7 @@ def cuts(model: nn.Module, example: torch.Tensor | None = None) -> list[Cut]:
 
 def row_bytes(cut: Cut, rate: str | float) -> int:
     """Bytes of one sample's row at a rate, without labels and tar overhead. Raises InputError for what is no rate."""
-    # How many bytes a row takes does not depend on the steps of channels: any will do.
-    ones, zeros = (1.0,) * cut.spec.channels, (0.0,) * cut.spec.channels
-    steps = (ones, zeros) if isinstance(rate, str) and rate.endswith("-channel") else None
-    return codec_for(rate, cut.spec, None, steps).row_bytes
+    return row_bytes_at(rate, cut.spec)
 
 
 def cuts_of(known: Analysis) -> list[Cut]:

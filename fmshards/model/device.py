@@ -12,7 +12,7 @@ from fmshards.model.load import load_model
 from fmshards.model.unwrap import unwrap
 
 
-def pick_device(device: str | torch.device | None) -> torch.device:
+def _device(device: str | torch.device | None) -> torch.device:
     """The device asked for, or CUDA where there is one. Raises InputError."""
     try:
         found = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
@@ -28,7 +28,7 @@ def load_on(
     """The model on its device, out of its wrappers. A module of the caller's is never moved: it is copied if it lies
     elsewhere. Raises InputError and ModelError."""
     if isinstance(model, str):
-        where = pick_device(device)
+        where = _device(device)
         return load_model(model, weights).to(where), where
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {type(model).__name__}; expected text such as torchvision:resnet18, or a module")
@@ -38,6 +38,6 @@ def load_on(
     own = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     if device is None:
         return model, own
-    where = pick_device(device)
+    where = _device(device)
     same = own.type == where.type and where.index in (None, own.index)
     return (model, own) if same else (copy.deepcopy(model).to(where), where)

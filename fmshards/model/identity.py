@@ -184,20 +184,6 @@ def identity_differences(
     return lines
 
 
-def without_digests(identity: Mapping[str, Any], stored: Any) -> dict[str, Any]:
-    """A plan's identity here with the stored entries of the layers that both have at the same cut.
-
-    For a comparison of everything else: which model it is, is `identity_differences`' question.
-    """
-    theirs = stored.get("layers") if isinstance(stored, Mapping) else None
-    layers = dict(identity["layers"])
-    for name, entry in layers.items():
-        other = theirs.get(name) if isinstance(theirs, Mapping) else None
-        if isinstance(other, Mapping) and other.get("cut") == entry["cut"]:
-            layers[name] = other
-    return {**identity, "layers": layers}
-
-
 def _difference(entry: Any, cut: str, model: Identities, near: float | None, parts: Mapping[str, Any]) -> str | None:
     """near: how far this model's features of the synthetic image are from the set's, None where that is unknown."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("prefix"), str):

@@ -25,7 +25,7 @@ _PRETRAINED = ("default", "pretrained")
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where a model came from: kept on it, so that its own preprocessing can be found.
 
     preprocess: the text PREPROCESS beside a factory, where there is one.
@@ -77,14 +77,14 @@ def load_model(name: str, weights: str | os.PathLike[str] | None = None) -> nn.M
             stacklevel=2,
         )
     # Past nn.Module's bookkeeping: it is no part of the model.
-    object.__setattr__(model, "_fmshards_source", Source(name, weights, preprocess))
+    object.__setattr__(model, "_fmshards_origin", Origin(name, weights, preprocess))
     return model.eval()
 
 
-def source_of(model: nn.Module | None) -> Source | None:
+def origin_of(model: nn.Module | None) -> Origin | None:
     """Where `load_model` had a model from."""
-    found = getattr(model if model is None else unwrap(model), "_fmshards_source", None)
-    return found if isinstance(found, Source) else None
+    found = getattr(model if model is None else unwrap(model), "_fmshards_origin", None)
+    return found if isinstance(found, Origin) else None
 
 
 def _torchvision(name: str, weights: str | None) -> nn.Module:

@@ -1,6 +1,6 @@
 """What an image goes through before the model: resize, crop, to float, normalise.
 
-Every step is torchvision's own functional of transforms v2 on a PIL image, so results equal it to the last bit.
+Every term is torchvision's own functional of transforms v2 on a PIL image, so results equal it to the last bit.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class CenterCrop:
 class Preprocess:
     """From a PIL image to the tensor that the prefix takes.
 
-    steps: what happens to the image, in order. mean, std: of each channel, for values in [0, 1]; None: as they are.
+    terms: what happens to the image, in order. mean, std: of each channel, for values in [0, 1]; None: as they are.
     function: instead of all these, a function of the user's; it has no geometry, and theta cannot be rendered
     through it. named: how the function stands in a set's identity (fmshards.functions). text: how it is written; the
     same text always means the same preprocessing.
     """
 
-    steps: tuple[Resize | CenterCrop, ...] = ()
+    terms: tuple[Resize | CenterCrop, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     function: Callable[[Image.Image], torch.Tensor] | None = None
@@ -70,7 +70,7 @@ class Preprocess:
     def text(self) -> str:
         if self.function is not None:
             return self.named or callable_name(self.function)
-        parts = [str(step) for step in self.steps]
+        parts = [str(term) for term in self.terms]
         if self.mean is not None:
             same = (self.mean, self.std) == IMAGENET
             parts.append("normalize(imagenet)" if same else f"normalize(mean={self.mean}, std={self.std})")
@@ -79,14 +79,14 @@ class Preprocess:
     @property
     def size(self) -> tuple[int, int] | None:
         """(height, width) of every base image; None where it follows from the image."""
-        if not self.steps or not isinstance(self.steps[-1].size, tuple):
+        if not self.terms or not isinstance(self.terms[-1].size, tuple):
             return None
-        return self.steps[-1].size
+        return self.terms[-1].size
 
     @property
     def resample(self) -> Image.Resampling:
         """PIL's filter of the (last) resize; bilinear where there is none."""
-        found = [step.interpolation for step in self.steps if isinstance(step, Resize)]
+        found = [term.interpolation for term in self.terms if isinstance(term, Resize)]
         return RESAMPLE[found[-1] if found else "bilinear"]
 
     @property
@@ -102,12 +102,12 @@ class Preprocess:
         image = to_rgb(image)
         if self.function is not None:
             return _checked(self.function(image), self.text)
-        for step in self.steps:
-            if isinstance(step, Resize):
-                size = [step.size] if isinstance(step.size, int) else list(step.size)
-                image = V.resize(image, size, interpolation=RESAMPLE[step.interpolation], antialias=True)
+        for term in self.terms:
+            if isinstance(term, Resize):
+                size = [term.size] if isinstance(term.size, int) else list(term.size)
+                image = V.resize(image, size, interpolation=RESAMPLE[term.interpolation], antialias=True)
             else:
-                image = V.center_crop(image, list(step.size))
+                image = V.center_crop(image, list(term.size))
         return self.tensor(image)
 
     def tensor(self, image: Image.Image | np.ndarray[Any, Any] | torch.Tensor) -> torch.Tensor:
@@ -139,13 +139,13 @@ class Preprocess:
             return None
         width, height = image_size
         left, top, right, bottom = 0.0, 0.0, float(width), float(height)
-        for step in self.steps:
+        for term in self.terms:
             x, y = (right - left) / width, (bottom - top) / height
-            if isinstance(step, Resize):
-                height, width = _resized(step.size, height, width)
+            if isinstance(term, Resize):
+                height, width = _resized(term.size, height, width)
             else:
-                first, above = _cropped(step.size[1], width), _cropped(step.size[0], height)
-                height, width = step.size
+                first, above = _cropped(term.size[1], width), _cropped(term.size[0], height)
+                height, width = term.size
                 left, top = left + first * x, top + above * y
                 right, bottom = left + width * x, top + height * y
         return (left, top, right, bottom), (height, width)

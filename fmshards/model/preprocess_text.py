@@ -12,7 +12,7 @@ from torch import nn
 
 from fmshards.errors import InputError, ModelError
 from fmshards.functions import callable_name, function_text
-from fmshards.model.load import Source, source_of
+from fmshards.model.load import Origin, origin_of
 from fmshards.model.preprocess import IMAGENET, RESAMPLE, CenterCrop, Preprocess, Resize
 from fmshards.terms import Term, parse_terms
 
@@ -43,41 +43,41 @@ def parse_preprocess(
         return text
     if text is not None and not isinstance(text, str):
         return _of_callable(text, version)
-    source = source_of(model) or Source(name or "", weights)
+    origin = origin_of(model) or Origin(name or "", weights)
     if text is None:
-        text = source.preprocess or next(
-            (lib for lib in ("timm", "torchvision") if source.name.startswith(f"{lib}:")), None
+        text = origin.preprocess or next(
+            (lib for lib in ("timm", "torchvision") if origin.name.startswith(f"{lib}:")), None
         )
         if text is None:
             raise InputError(
-                f"{source.name or 'the model'} names no {_WHAT}: give one, such as "
+                f"{origin.name or 'the model'} names no {_WHAT}: give one, such as "
                 "preprocess='resize(256)+center_crop(224)+normalize(imagenet)'"
             )
     if text.strip() == "timm":
-        return _timm(model, source)
+        return _timm(model, origin)
     if text.strip() == "torchvision":
-        return _torchvision(source)
+        return _torchvision(origin)
     return _of_terms(parse_terms(text, _WHAT), text)
 
 
 def _of_terms(terms: list[Term], text: str) -> Preprocess:
-    steps: list[Resize | CenterCrop] = []
+    made: list[Resize | CenterCrop] = []
     for i, term in enumerate(terms):
         if term.name == "resize":
-            steps.append(_resize(term))
+            made.append(_resize(term))
         elif term.name == "center_crop":
             size = _side(_only(term), term)
-            steps.append(CenterCrop(size if isinstance(size, tuple) else (size, size)))
+            made.append(CenterCrop(size if isinstance(size, tuple) else (size, size)))
         elif term.name == "normalize" and i == len(terms) - 1:
             mean, std = _normalize(term)
-            return Preprocess(tuple(steps), mean, std)
+            return Preprocess(tuple(made), mean, std)
         elif term.name == "none" and len(terms) == 1:
             return Preprocess()
         elif term.name == "normalize":
             raise InputError(f"{_WHAT} {text!r}: normalize comes last")
         else:
             raise InputError(f"{_WHAT} {text!r}: expected resize, center_crop, normalize or none, found {term.name!r}")
-    return Preprocess(tuple(steps))
+    return Preprocess(tuple(made))
 
 
 def _resize(term: Term) -> Resize:
@@ -123,9 +123,9 @@ def _normalize(term: Term) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return found[0], found[1]
 
 
-def _timm(model: nn.Module | None, source: Source) -> Preprocess:
+def _timm(model: nn.Module | None, origin: Origin) -> Preprocess:
     if model is None or not hasattr(model, "default_cfg"):
-        raise InputError(f"{_WHAT} 'timm' is the model's own, and {source.name or 'the model'} is no timm model")
+        raise InputError(f"{_WHAT} 'timm' is the model's own, and {origin.name or 'the model'} is no timm model")
     from timm.data import resolve_model_data_config
 
     config = resolve_model_data_config(model)
@@ -144,23 +144,23 @@ def _timm(model: nn.Module | None, source: Source) -> Preprocess:
     return Preprocess((Resize(size, interpolation), CenterCrop((height, width))), mean, std)
 
 
-def _torchvision(source: Source) -> Preprocess:
-    if not source.name.startswith("torchvision:"):
+def _torchvision(origin: Origin) -> Preprocess:
+    if not origin.name.startswith("torchvision:"):
         raise InputError(
-            f"{_WHAT} 'torchvision' is the model's own, and {source.name or 'the model'} is no torchvision:NAME"
+            f"{_WHAT} 'torchvision' is the model's own, and {origin.name or 'the model'} is no torchvision:NAME"
         )
     from torchvision import models
 
     try:
-        known = models.get_model_weights(source.name.partition(":")[2])
+        known = models.get_model_weights(origin.name.partition(":")[2])
     except ValueError as error:
         raise ModelError(str(error)) from None
     members = known.__members__
-    chosen = members[source.weights] if source.weights in members else getattr(known, "DEFAULT", None)
+    chosen = members[origin.weights] if origin.weights in members else getattr(known, "DEFAULT", None)
     made = chosen.transforms() if chosen is not None else None
     found = _preset(made)
     if found is None:
-        raise InputError(f"{_WHAT} 'torchvision': {source.name} has no {_WHAT} of a classifier; write it out")
+        raise InputError(f"{_WHAT} 'torchvision': {origin.name} has no {_WHAT} of a classifier; write it out")
     return found
 
 

@@ -9,18 +9,16 @@ fetch.py        chunks read, verified, ahead of their use: the one place where r
 
 from __future__ import annotations
 
-from fmshards.reader.calibrated import Calibrated, read_calibrated
-from fmshards.reader.catalog import PLAIN, Catalog, Combination, check_identity, layer_names, open_catalog
+from fmshards.reader.calibrated import read_calibrated
+from fmshards.reader.catalog import PLAIN, Catalog, Combination, layer_names, open_catalog
 from fmshards.reader.fetch import Fetched, Fetcher, read_ahead
 
 __all__ = [
     "PLAIN",
-    "Calibrated",
     "Catalog",
     "Combination",
     "Fetched",
     "Fetcher",
-    "check_identity",
     "layer_names",
     "open_catalog",
     "read_ahead",

@@ -31,7 +31,7 @@ def read_calibrated(url: str, plan: Plan, layers: Sequence[LayerPlan]) -> dict[s
     another shape than the feature, or is not finite.
     """
     arrays = read_calibration(url, plan)
-    moves = bool(Recipe.from_json(plan.recipe).steps)
+    moves = bool(Recipe.from_json(plan.recipe).terms)
     mapped = plan.mirrored and not plan.mirror_stored
     return {layer.name: _calibrated(url, layer, arrays, moves, mapped) for layer in layers}
 

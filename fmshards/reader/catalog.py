@@ -232,7 +232,7 @@ def layer_names(layers: Sequence[str] | str | None) -> list[str] | None:
 
 def check_identity(catalog: Catalog, model: nn.Module) -> None:
     """Raise MismatchError unless `model` up to each layer's cut is the model that wrote the set."""
-    from fmshards.model import identity_differences
+    from fmshards.model import identity_differences  # takes torchvision in, which reading alone does not need
 
     plan = catalog.manifest.plan
     differences = identity_differences(

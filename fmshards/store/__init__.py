@@ -6,7 +6,7 @@ on first use. Reads are exact:
 the bytes asked for, or an error. Writes are whole: a temporary file, fsync and an atomic rename, or one upload
 that appears when it is complete. Every error of a backend becomes a StoreError, which pickles.
 
-    backend.py   what a store is: an object of a few functions, which another may wrap
+    backend.py   what a store is: an object of a few functions, which another may wrap (`wrapped`)
     local.py     local files
     remote.py    everything else, through fsspec
     publish.py   local files that appear whole; what killed writers leave
@@ -31,6 +31,7 @@ from fmshards.store.api import (
     read_small,
     remove,
     size,
+    wrapped,
 )
 from fmshards.store.backend import Backend, Info
 from fmshards.store.expand import expand
@@ -57,4 +58,5 @@ __all__ = [
     "read_small",
     "remove",
     "size",
+    "wrapped",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO
 
 from fmshards.errors import CorruptError, FormatError, InputError
@@ -13,15 +14,45 @@ from fmshards.store.url import is_local
 _LOCAL = Local()
 
 
+def _as_it_is(found: Backend) -> Backend:
+    return found
+
+
+_wrap: Callable[[Backend], Backend] = _as_it_is
+
+
+@contextmanager
+def wrapped(wrap: Callable[[Backend], Backend]) -> Iterator[None]:
+    """Within the block every URL is served by what `wrap` makes of its backend: a cache, retries, a count.
+
+    `wrap` is called once for each backend; blocks nest, the inner one outermost. It holds for this process, all of its
+    threads and what it forks; a worker that is spawned has the plain backends.
+    """
+    global _wrap
+    before = _wrap
+    made: dict[Backend, Backend] = {}
+
+    def once(found: Backend) -> Backend:
+        if found not in made:
+            made[found] = wrap(before(found))
+        return made[found]
+
+    _wrap = once
+    try:
+        yield
+    finally:
+        _wrap = before
+
+
 def backend(url: str) -> Backend:
     """The store that `url` is in. Raises InputError where `url` is empty, or may be a path or a chain of stores."""
     if not url:
         raise InputError("an empty path: name a folder, a file or a URL (. is the current folder)")
     if is_local(url):
-        return _LOCAL
+        return _wrap(_LOCAL)
     from fmshards.store.remote import REMOTE
 
-    return REMOTE
+    return _wrap(REMOTE)
 
 
 def read(url: str, start: int = 0, length: int | None = None) -> bytes:

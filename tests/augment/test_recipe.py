@@ -41,7 +41,7 @@ def test_text_and_json_come_back(chosen: list) -> None:
 def test_short_forms() -> None:
     assert parse_recipe("flip+crop(pad=4)") == Recipe((Flip(0.5), Crop(4, 1)))
     assert parse_recipe("crop(4, 2)") == Recipe((Crop(4, 2),))
-    assert parse_recipe("resized_crop(scale=(0.35, 1), ratio=(0.75, 1.5))").steps[0].scale == (0.35, 1.0)
+    assert parse_recipe("resized_crop(scale=(0.35, 1), ratio=(0.75, 1.5))").terms[0].scale == (0.35, 1.0)
     for nothing in (None, "", " none ", Recipe()):
         assert parse_recipe(nothing) == Recipe()
         assert not parse_recipe(nothing)

@@ -13,7 +13,16 @@ from PIL import Image
 from torch import nn
 
 import fmshards
-from fmshards.codec import Codec, FeatureSpec, RowCodec, codec_for, codec_from_config, codec_name, register
+from fmshards.codec import (
+    Codec,
+    FeatureSpec,
+    RowCodec,
+    codec_for,
+    codec_from_config,
+    codec_name,
+    register,
+    row_bytes_at,
+)
 from fmshards.errors import FormatError, InputError
 from fmshards.shards import read_chunk, read_index, read_manifest
 from tests.codec.halves import HalvesCodec
@@ -26,6 +35,7 @@ def test_it_is_a_codec_like_the_others(filter):
     x = torch.randn(5, *SPEC.shape)
     codec = codec_for("halves", SPEC, filter=filter)
     assert codec_name("halves-0.25") == "halves"
+    assert row_bytes_at("halves", SPEC) == codec.row_bytes
     assert codec_from_config(codec.config()) == codec
     rows = codec.encode(x)
     assert torch.equal(codec.decode(rows), torch.round(x * 2) / 2)

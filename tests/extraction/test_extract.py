@@ -459,12 +459,12 @@ def test_batch_and_layout_of_a_cpu(tars: list[str], tmp_path: Path) -> None:
     assert again == plan
 
 
-def test_a_set_is_gone_on_with_in_its_layout(tars: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_is_gone_on_with_in_its_format(tars: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fmshards.extraction import request
 
     more = options(layers={"layer3": "fp32"}, batch=None)
     with monkeypatch.context() as patch:
-        patch.setattr(request, "best_layout", lambda model: "contiguous")
+        patch.setattr(request, "best_memory_format", lambda model: "contiguous")
         patch.setattr(request, "CPU_BATCH", 16)
         extract(tars, tmp_path / "out", **more)
     before = tree(tmp_path / "out")

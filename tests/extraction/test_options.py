@@ -47,17 +47,17 @@ def test_layers_that_are_none(given: Any) -> None:
 
 
 def test_what_is_natural_is_plain_afterwards() -> None:
-    found = Options(
-        layers=["a:4"],  # type: ignore[arg-type]  # what a user may give
-        weights=Path("w.pth"),  # type: ignore[arg-type]
+    found = Options.of(
+        layers=["a:4"],
+        weights=Path("w.pth"),
         preprocess=parse_preprocess("resize(8)"),
         recipe=parse_recipe("flip"),
-        mirror=Mirror("mapped", 1),  # type: ignore[arg-type]
-        sensitive=[0, 3],  # type: ignore[arg-type]
-        device=torch.device("cpu"),  # type: ignore[arg-type]
-        views=np.int64(2),  # type: ignore[arg-type]
-        fields="cls, json",  # type: ignore[arg-type]
-        classes=["cat", "dog"],  # type: ignore[arg-type]
+        mirror=Mirror("mapped", 1),
+        sensitive=[0, 3],
+        device=torch.device("cpu"),
+        views=np.int64(2),
+        fields="cls, json",
+        classes=["cat", "dog"],
     )
     written = json.loads(json.dumps(found.to_json()))
     assert written["layers"] == {"a": "4"}
@@ -65,7 +65,7 @@ def test_what_is_natural_is_plain_afterwards() -> None:
     assert (written["mirror"], written["sensitive"], written["device"]) == ("mapped(kernel=1)", "[0, 3]", "cpu")
     assert (written["views"], written["fields"], written["classes"]) == (2, ["cls", "json"], ["cat", "dog"])
     assert Options.from_json(written) == found
-    assert Options(LAYERS, sensitive=Sensitive(fraction=0.25)).sensitive == "0.25"  # type: ignore[arg-type]
+    assert Options.of(layers=LAYERS, sensitive=Sensitive(fraction=0.25)).sensitive == "0.25"
 
 
 def test_a_function_has_no_json() -> None:

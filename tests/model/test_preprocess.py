@@ -163,7 +163,7 @@ def test_a_function() -> None:
     made = parse_preprocess(_halved)
     assert made.base(_image(20, 10, "L")).shape == (3, 5, 10)
     assert made.geometry((20, 10)) is None
-    assert made.text.endswith("test_preprocess:_halved")
+    assert "test_preprocess:_halved sha256:" in made.text
     with pytest.raises(InputError, match="must give a float tensor"):
         parse_preprocess(lambda image: image).base(_image(4, 4))
     with pytest.raises(InputError, match="cannot be taken apart"):

@@ -1,4 +1,4 @@
-"""FeatureDecoder by the kernels, against the CPU's ways. Run by test_triton_decoder.py."""
+"""FeatureDecoder by the kernels, against the CPU's ways. Run by tests/kernels/test_triton.py."""
 
 from __future__ import annotations
 

@@ -102,6 +102,12 @@ class IntCodec(RowCodec):
         return cls(spec, bits, steps, filter=filter)
 
     @classmethod
+    def row_bytes_at(cls, setting: tuple[int, bool], spec: FeatureSpec) -> int:
+        bits, of_channels = setting
+        any_steps = ((1.0,) * spec.channels, (0.0,) * spec.channels)  # a row is as long with these as with others
+        return cls(spec, bits, any_steps if of_channels else None).row_bytes
+
+    @classmethod
     def read(cls, config: Mapping[str, Any], spec: FeatureSpec, filter: str | None) -> IntCodec:
         bits = config["bits"]
         if not is_int(bits) or not LEAST_BITS <= bits <= MOST_BITS:

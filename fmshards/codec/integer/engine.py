@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from fmshards.codec.base import Bytes, Floats
 from fmshards.codec.integer import on_numpy
 from fmshards.codec.integer.runs import LEAST_RANGE, ROUNDS, Runs, shares
 from fmshards.kernels import jit
 
 if TYPE_CHECKING:
     import torch
-
-Floats = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
 
 
 def encode_rows(x: Floats, runs: Runs, out: Bytes) -> None:

@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fmshards.codec.base import Bytes, Floats
 from fmshards.codec.integer.runs import LEAST_RANGE, ROUNDS, Runs, shares
-
-Floats = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
 
 _LARGEST_BF16 = np.float32(3.3895314e38)
 

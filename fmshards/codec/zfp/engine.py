@@ -45,10 +45,10 @@ def engine() -> Engine:
     if choice in WAYS and lacking:
         raise InputError(f"{CHOICE}={choice}: {lacking}; install numba, or leave {CHOICE} out")
     if choice == "zfpy" or lacking:
-        from fmshards.codec.zfp import on_zfpy as found
+        from fmshards.codec.zfp import on_zfpy
 
-        name, why = "zfpy", lacking or f"{CHOICE}=zfpy"
-    else:
-        name, why = way()
-        from fmshards.codec.zfp import on_cpu as found  # type: ignore[no-redef]
-    return Engine(name, why, found.encode_rows, found.decode_rows, found.writes)
+        why = lacking or f"{CHOICE}=zfpy"
+        return Engine("zfpy", why, on_zfpy.encode_rows, on_zfpy.decode_rows, on_zfpy.writes)
+    from fmshards.codec.zfp import on_cpu
+
+    return Engine(*way(), on_cpu.encode_rows, on_cpu.decode_rows, on_cpu.writes)

@@ -29,10 +29,9 @@ from fmshards.extraction.sources.image import ORIENTATIONS, check_orientation
 from fmshards.extraction.sources.scan import archives
 from fmshards.extraction.sources.webdataset import WebDatasetSource
 
-DEFAULT_SHARD_SIZE = 4096
+_SHARD_SIZE = 4096
 
 __all__ = [
-    "DEFAULT_SHARD_SIZE",
     "ORIENTATIONS",
     "DatasetSource",
     "FolderSource",
@@ -79,12 +78,12 @@ def open_source(
             if not source:
                 if image_field is not None:
                     raise InputError(f"image_field={image_field!r} has no meaning for a folder of images")
-                size = shard_size or DEFAULT_SHARD_SIZE
+                size = shard_size or _SHARD_SIZE
                 return FolderSource(folder, size, seed, classes=names, orientation=orientation)
     elif _texts(source):
         source = [os.fspath(url) for url in source]
     else:
-        size = shard_size or DEFAULT_SHARD_SIZE
+        size = shard_size or _SHARD_SIZE
         return DatasetSource(source, size, image_field, classes=names, orientation=orientation)
     if shard_size is not None:
         raise InputError(

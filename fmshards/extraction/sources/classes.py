@@ -11,8 +11,8 @@ from typing import Any
 from fmshards import store
 from fmshards.errors import FmshardsError, InputError
 from fmshards.shards import decode_field, read_plan
+from fmshards.shards.fields import LABEL
 
-LABEL = "cls"
 _LARGEST = 64 << 20  # bytes of a file of class names
 
 

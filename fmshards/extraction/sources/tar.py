@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from typing import BinaryIO, Protocol
 
 from fmshards.errors import InputError
+from fmshards.shards.tar import BLOCK
 
-BLOCK = 512
 MAX_MEMBER = 1 << 31  # bytes: one image or field; a larger size is a damaged or hostile header
 MAX_EXTENSION = 1 << 20  # bytes of a pax record or a long name
 

@@ -15,9 +15,10 @@ from fmshards.extraction.sources.classes import check_label
 from fmshards.extraction.sources.content import DigestReader, file_content, size_and_stamp
 from fmshards.extraction.sources.image import decode_image
 from fmshards.extraction.sources.image_field import check_crowd, crowd, dot_rule, find_image_field
-from fmshards.extraction.sources.tar import BLOCK, read_members
+from fmshards.extraction.sources.tar import read_members
 from fmshards.shards import InputShard
 from fmshards.shards.limits import FIELDS
+from fmshards.shards.tar import BLOCK
 
 # As WebDataset 1.0.2 has it: the key ends at the first dot of the base name, the rest, lower-cased, is the extension.
 _NAME = re.compile(r"^((?:.*/|)[^./][^./]*)[.]([^/]*)$", re.DOTALL)

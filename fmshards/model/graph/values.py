@@ -29,7 +29,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fmshards.model.graph.leaf import reachable
 
 _LIBRARIES = sys.stdlib_module_names | {"torch", "torchvision", "torchaudio", "timm", "transformers", "einops", "numpy"}
-_BOOKKEEPING = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_fmshards_source", "_is_hf_initialized"}
+_BOOKKEEPING = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_fmshards_origin", "_is_hf_initialized"}
 # What only training reads: a set does not become another one by it.
 _OF_TRAINING = {"StochasticDepth": {"p"}, "DropPath": {"drop_prob", "scale_by_keep"}}
 # What a function takes from its module's globals that is part of what it computes: a logger is not.

@@ -1,4 +1,4 @@
-"""The kernel that moves and replaces, against the CPU. Run by test_cuda_kernel.py."""
+"""The kernel that moves and replaces, against the CPU. Run by tests/kernels/test_triton.py."""
 
 from __future__ import annotations
 

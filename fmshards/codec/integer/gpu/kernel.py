@@ -13,7 +13,7 @@ import triton.language as tl
 
 from fmshards.codec.feature import FeatureSpec
 from fmshards.kernels.rounding import TYPES, rounded
-from fmshards.kernels.strides import steps_of
+from fmshards.kernels.strides import strides_of
 
 _TILE = 1024
 
@@ -98,7 +98,7 @@ def decode(
     bits: 2 to 8. scale, offset: float32 [C] on the device; None: stored in each row. out: float32, float16 or bfloat16
     whose places follow each other in one step, as those of contiguous and of channels-last tensors do.
     """
-    vector, steps = spec.kind == "vector", steps_of(out, spec.kind)
+    vector, steps = spec.kind == "vector", strides_of(out, spec.kind)
     assert steps is not None, "the caller looks at the strides"
     channels, each = spec.channels, spec.values // spec.channels
     # A vector is one run: its values are what places are elsewhere.
