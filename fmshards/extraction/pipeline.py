@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 
 from fmshards import store
 from fmshards.clock import Clock
+from fmshards.errors import FmshardsError
 from fmshards.extraction.batches import Batch, decoded_batches, decoder_died
 from fmshards.extraction.bind import check_ours
 from fmshards.extraction.encode import Background, Features, ShardSink
@@ -64,9 +65,12 @@ class Pass:
         background.close()
 
     def _stop(self, background: Background, error: BaseException) -> None:
-        """End the threads and leave no shard half written."""
+        """End the threads and leave no shard half written; what was read whole before the error is still written."""
 
         def end() -> None:
+            if isinstance(error, FmshardsError):
+                with suppress(Exception):  # the first error is the one to tell
+                    background.drain()
             background.close()
             if self.sink is not None:
                 self.sink.abort(error)

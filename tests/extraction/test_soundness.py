@@ -193,7 +193,7 @@ def test_a_calibration_file_that_is_missing_or_changed(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        ({"name": "warp"}, "no step 'warp'"),
+        ({"name": "warp"}, "no term 'warp'"),
         ({"name": "flip", "p": 0.25}, "base and mirror are drawn evenly"),
         ({"name": "crop", "pad": 32, "step": 1}, "would shift a base image of 32x32 out of sight"),
     ],
