@@ -372,6 +372,19 @@ def _imported(code: types.CodeType, package: str | None) -> set[str]:
     return found
 
 
+def is_standard(module: str) -> bool:
+    """Whether a module is the standard library's: by its place, since a file of the user's may bear such a name."""
+    if module.partition(".")[0] not in sys.stdlib_module_names:
+        return False
+    file = _file(module)
+    return file is None or file.startswith(f"{os.path.dirname(os.__file__)}{os.sep}")
+
+
+def _file(module: str) -> str | None:
+    found = sys.modules.get(module) or sys.modules.get(module.partition(".")[0])
+    return getattr(found, "__file__", None)
+
+
 @functools.cache
 def _installed(module: str | None) -> bool:
     """Whether a module is the interpreter's or an installed package's, and not the user's own."""
@@ -380,12 +393,11 @@ def _installed(module: str | None) -> bool:
     top = module.partition(".")[0]
     if top in _FRAMEWORKS:
         return True
-    file = getattr(sys.modules.get(module) or sys.modules.get(top), "__file__", None)
-    if file is None:
-        return top in sys.stdlib_module_names
-    # By its place: a file of the user's may bear the name of one of the standard library's.
-    if top in sys.stdlib_module_names and file.startswith(f"{sysconfig.get_path('stdlib')}{os.sep}"):
+    if is_standard(module):
         return True
+    file = _file(module)
+    if file is None:
+        return False
     homes = {sysconfig.get_path(key) for key in ("purelib", "platlib")}
     parts = PurePath(file).parts
     return (

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,22 @@ def test_code_of_the_same_name_is_known_by_what_it_does(tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="no weights"):
             found[name] = _graph(load_model(f"{path}:make"))
     assert len({found["a"], found["b"], found["c"]}) == 3
+
+
+def test_code_in_a_file_that_bears_a_name_of_the_standard_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for gain in (2, 2, 3):
+        module = types.ModuleType("colorsys")
+        module.__file__ = "/elsewhere/colorsys.py"
+        monkeypatch.setitem(sys.modules, "colorsys", module)
+        exec(
+            "from torch import nn\n\nclass Part(nn.Module):\n    def forward(self, x):\n"
+            f"        return x * {gain} if x.sum() < 1e9 else x",
+            vars(module),
+        )
+        torch.manual_seed(0)
+        found.append(_graph(nn.Sequential(nn.Conv2d(3, 4, 1), module.Part(), nn.ReLU(), nn.Conv2d(4, 2, 1))))
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.parametrize("mid", [nn.BatchNorm2d(4), Scaled(2.0), Closed(1.0), nn.Dropout(0.2)])

@@ -45,7 +45,10 @@ def purity(model: nn.Module, traced: Trace, x: torch.Tensor, nodes: Sequence[fx.
         seed(0)
         alone = _values(model, traced, x[i : i + 1], nodes)
         for n in alone:
-            if n not in found and _differ(together[n][i : i + 1], alone[n], x):
+            # What quantises activations by the range of their batch moves either image by a rounding, at times: the
+            # first one tells of what the second is held against, and need not be so near.
+            least = 0.0 if i else _HALF_NOISE
+            if n not in found and _differ(together[n][i : i + 1], alone[n], x, least):
                 found[n] = BATCH
     return found
 
@@ -63,8 +66,9 @@ def _values(model: nn.Module, traced: Trace, x: torch.Tensor, nodes: Sequence[fx
     return found
 
 
-def _differ(a: torch.Tensor, b: torch.Tensor, x: torch.Tensor) -> bool:
-    noise = _NOISE if x.device.type == "cpu" else _DEVICE_NOISE
+def _differ(a: torch.Tensor, b: torch.Tensor, x: torch.Tensor, least: float = 0.0) -> bool:
+    """By more than noise. least: noise at the least."""
+    noise = max(least, _NOISE if x.device.type == "cpu" else _DEVICE_NOISE)
     if x.dtype in (torch.float16, torch.bfloat16):
         noise = _HALF_NOISE
     a, b = torch.nan_to_num(a), torch.nan_to_num(b)

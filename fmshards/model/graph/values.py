@@ -13,7 +13,6 @@ import enum
 import functools
 import hashlib
 import inspect
-import sys
 import textwrap
 import types
 import weakref
@@ -26,9 +25,10 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from fmshards.functions import is_standard
 from fmshards.model.graph.leaf import reachable
 
-_LIBRARIES = sys.stdlib_module_names | {"torch", "torchvision", "torchaudio", "timm", "transformers", "einops", "numpy"}
+_LIBRARIES = {"torch", "torchvision", "torchaudio", "timm", "transformers", "einops", "numpy"}
 _BOOKKEEPING = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_fmshards_origin", "_is_hf_initialized"}
 # What only training reads: a set does not become another one by it.
 _OF_TRAINING = {"StochasticDepth": {"p"}, "DropPath": {"drop_prob", "scale_by_keep"}}
@@ -212,7 +212,8 @@ def _name(value: Any) -> str:
 
 
 def _of_library(value: Any) -> bool:
-    return (getattr(value, "__module__", None) or "builtins").partition(".")[0] in _LIBRARIES
+    module = getattr(value, "__module__", None) or "builtins"
+    return module.partition(".")[0] in _LIBRARIES or is_standard(module)
 
 
 def _written(cls: type) -> set[str]:
