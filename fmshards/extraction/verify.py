@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from fmshards.extraction.samples import SAMPLES, sample_differences
 from fmshards.extraction.soundness import set_problems
 from fmshards.extraction.sources import Source, open_source
 from fmshards.model import Preprocess, blank_image, identity_differences, load_on, multi_prefix, parse_preprocess
-from fmshards.shards import Manifest, Plan, layer_url, read_index, read_manifest
+from fmshards.shards import Manifest, Plan, layer_url, read_index, read_manifest, set_url
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ class Report:
 
 
 def verify(
-    url: str,
+    url: str | os.PathLike[str],
     model: str | nn.Module | None = None,
     *,
     weights: str | None = None,
@@ -56,8 +57,9 @@ def verify(
     have moved.
 
     Raises FormatError where there is no whole set, StoreError, ModelError, and InputError where the images cannot be
-    read. What is wrong with the set itself is in the report.
+    read, or `url` is no path or URL. What is wrong with the set itself is in the report.
     """
+    url = set_url(url)
     manifest = read_manifest(url)
     problems = list(set_problems(url, manifest))
     recomputed = 0

@@ -17,7 +17,7 @@ from torch import nn
 from fmshards import store
 from fmshards.augment import Mirror, Recipe, check_drawable, view_reference
 from fmshards.errors import FormatError, InputError, MismatchError
-from fmshards.shards import BASE, MIRROR, LayerPlan, Manifest, ShardEntry, Stream, layer_url, read_manifest
+from fmshards.shards import BASE, MIRROR, LayerPlan, Manifest, ShardEntry, Stream, layer_url, read_manifest, set_url
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def open_catalog(
     `layers` None means all. Raises InputError for an unknown layer, FormatError where there is no whole set, and
     MismatchError where `model`, a full model, has other weights or buffers before a layer's cut than the writer's.
     """
-    place = _set_url(url)
+    place = set_url(url)
     names = layer_names(layers)
     if model is not None and not isinstance(model, nn.Module):
         raise InputError(f"model: expected a torch module, the full model, found {type(model).__name__}")
@@ -211,13 +211,6 @@ def open_catalog(
     if model is not None:
         check_identity(catalog, model)
     return catalog
-
-
-def _set_url(url: str | os.PathLike[str]) -> str:
-    text = os.fspath(url) if isinstance(url, os.PathLike) else url
-    if not isinstance(text, str) or not text:
-        raise InputError(f"url: expected the path or URL of a shard set, found {url!r}"[:300])
-    return store.absolute(text)
 
 
 def layer_names(layers: Sequence[str] | str | None) -> list[str] | None:

@@ -7,11 +7,10 @@ import os
 from typing import Any
 
 from fmshards import store
-from fmshards.errors import InputError
 from fmshards.shards.layer import LayerPlan
 from fmshards.shards.manifest import Manifest
 from fmshards.shards.plan import Plan
-from fmshards.shards.sets import MANIFEST, layer_url, read_manifest, read_plan
+from fmshards.shards.sets import MANIFEST, layer_url, read_manifest, read_plan, set_url
 
 
 def inspect(url: str | os.PathLike[str]) -> dict[str, Any]:
@@ -26,9 +25,7 @@ def inspect(url: str | os.PathLike[str]) -> dict[str, Any]:
     Raises FormatError where no set is at `url` or what is there is malformed, StoreError where it cannot be read,
     InputError where `url` is no path or URL.
     """
-    if not isinstance(url, (str, os.PathLike)) or not os.fspath(url):
-        raise InputError(f"expected the path or URL of a shard set, found {url!r}")
-    place = str(os.fspath(url))
+    place = set_url(url)
     if store.exists(store.join(place, MANIFEST)):
         return describe(read_manifest(place))
     plan = read_plan(place)

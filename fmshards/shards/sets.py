@@ -29,6 +29,17 @@ _SHARD = re.compile(r"\d{6,}\.tar")
 _CALIBRATION = re.compile(r"calibration-[0-9a-f]{16}\.safetensors")
 
 
+def set_url(url: str | os.PathLike[str]) -> str:
+    """`url` as text. A path is made absolute: the set stays the same wherever the process, or a worker of it, goes.
+
+    Raises InputError for what is no path or URL.
+    """
+    text = os.fspath(url) if isinstance(url, os.PathLike) else url
+    if not isinstance(text, str) or not text:
+        raise InputError(f"url: expected the path or URL of a shard set, found {url!r}"[:300])
+    return store.absolute(text)
+
+
 def layer_url(set_url: str, layer: str, name: str | None = None) -> str:
     """URL of a layer's folder, or of its shard `name` ("000000.tar"). Raises FormatError for names that climb out."""
     parts = [check_name(layer, "layer")] + ([] if name is None else [check_name(name, "shard")])
