@@ -96,3 +96,10 @@ def test_an_argument_of_a_wrong_kind_is_named(
 def test_right_arguments_are_taken(tmp_path: Path) -> None:
     for function, right in calls(tmp_path).values():
         function(**right)
+
+
+def test_a_set_is_named_by_text_or_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(FIXTURES)
+    for function, right in calls(tmp_path).values():
+        if "url" in right:
+            function(**{name: value for name, value in right.items() if name != "url"}, url=Path("set-mirror"))

@@ -58,7 +58,7 @@ def verify(
     have moved.
 
     Raises FormatError where there is no whole set, StoreError, ModelError, and InputError where the images cannot be
-    read. What is wrong with the set itself is in the report.
+    read, or `url` is no path or URL. What is wrong with the set itself is in the report.
     """
     url = set_url(url)
     manifest = read_manifest(url)

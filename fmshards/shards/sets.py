@@ -30,7 +30,10 @@ _CALIBRATION = re.compile(r"calibration-[0-9a-f]{16}\.safetensors")
 
 
 def set_url(url: str | os.PathLike[str]) -> str:
-    """A set's URL as it is given, made absolute. Raises InputError for what is none."""
+    """`url` as text. A path is made absolute: the set stays the same wherever the process, or a worker of it, goes.
+
+    Raises InputError for what is no path or URL.
+    """
     text = os.fspath(url) if isinstance(url, os.PathLike) else url
     if not isinstance(text, str) or not text:
         raise InputError(f"url: expected the path or URL of a shard set, found {url!r}"[:300])
