@@ -1,4 +1,4 @@
-"""Numbers of bytes and seconds as people write and read them."""
+"""Numbers of bytes and seconds, and digests, as people write and read them."""
 
 from __future__ import annotations
 
@@ -35,3 +35,13 @@ def time_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def count_text(number: int, what: str) -> str:
+    """(1, 'shard') -> '1 shard', (2, 'shard') -> '2 shards'."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def short_digests(text: str) -> str:
+    """The text with each digest of 64 digits cut to 16, since nobody compares 64 by eye."""
+    return re.sub(r"\b([0-9a-f]{16})[0-9a-f]{48}\b", r"\1...", text)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "examples" / "data"
@@ -135,6 +136,22 @@ def test_inspect_names_units_and_no_digest_of_64_digits(shard_set: Path) -> None
     prefix = json.loads(fmshards("inspect", shard_set, "--json").stdout)["identity"]["layers"]["layer2"]["prefix"]
     assert len(prefix) == 64
     assert prefix[:16] in text
+    assert len(text.splitlines()) < 60  # the marks of every module are for programs
+
+
+def test_a_whole_set_is_said_to_be_there(tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "a"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(folder / "1.png")
+    words = ("extract", tmp_path / "photos", tmp_path / "set", "--model", f"{ROOT}/examples/resnet20.py:resnet20")
+    words += ("--weights", f"{ROOT}/examples/data/resnet20.safetensors", "--layer", "layer3:4")
+    first, again = fmshards(*words), fmshards(*words)
+    assert "1 sample in" not in again.stderr
+    assert "whole already" in again.stderr
+    assert "whole already" not in first.stderr
+    assert again.stdout == first.stdout
+    assert ": 1 sample\n" in first.stdout
+    assert " in 1 shard, " in first.stdout
 
 
 def test_inspect_says_what_an_unfinished_set_lacks(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ Stage = Callable[[str, int, int], None]
 _FIT_BYTES = 512 << 20  # features that the mirror maps are fitted on, all layers together, as float32
 _LEAST_FIT = 16  # samples, whatever they take
 _MATRIX_BYTES = 1 << 30  # of the normal equations of the layers that are fitted in one pass
-_GRID_IMAGES = 8
+_GRID_IMAGES, _LEAST_GRID = 8, 4  # each goes 33 times through the prefix: of a small sample fewer
 _MOST, _LEAST, _PART = 512, 16, 8  # samples of a set to calibrate on: an eighth, within these
 Specs = Mapping[str, FeatureSpec]
 Thetas = np.ndarray[Any, np.dtype[np.float32]]
@@ -113,7 +113,7 @@ def calibrate(
         blank = counted(preprocess.base(Image.new("RGB", images[0].size))[None].to(run.device))
         fills = {name: _finite(blank[name][0].float().cpu(), name) for name, spec in specs.items() if spec.spatial}
     if fills and _moves(recipe, mirror):
-        grids = measure_grid(counted, run.base(_spread(len(images), _GRID_IMAGES)), specs, seed)
+        grids = measure_grid(counted, run.base(_spread(len(images), _grid_images(len(images)))), specs, seed)
     if with_mirror and mirror.way == "mapped":
         maps = _fit_mirrors(run, mirror, specs)
     comparisons = {name: Comparison.empty(spec) for name, spec in specs.items()}
@@ -178,7 +178,7 @@ def _work(images: int, size: tuple[int, int], recipe: Recipe, mirror: Mirror, sp
     """How many images will go through the prefix."""
     total = images + bool(recipe)
     if _moves(recipe, mirror) and any(spec.spatial for spec in specs.values()):
-        total += grid_passes(size) * min(images, _GRID_IMAGES)
+        total += grid_passes(size) * min(images, _grid_images(images))
     if recipe.flips and mirror.way == "mapped":
         total += 2 * len(_fitted_on(images, specs)) * len(_together(specs, mirror.kernel))
     if looks:
@@ -260,6 +260,11 @@ def _spread(total: int, most: int) -> list[int]:
     """At most `most` of range(total), evenly spread."""
     count = min(total, most)
     return [i * total // count for i in range(count)]
+
+
+def _grid_images(total: int) -> int:
+    """How many of `total` samples the grid is measured on."""
+    return max(_LEAST_GRID, min(_GRID_IMAGES, total // _PART))
 
 
 def _float(features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

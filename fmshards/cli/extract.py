@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fmshards.cli.options import MODEL_HELP, json_option, print_json, weights_option
-from fmshards.units import bytes_text
+from fmshards.units import bytes_text, count_text
 
 
 @click.command("extract")
@@ -75,7 +75,7 @@ def command(source: str, out: str, layers: tuple[str, ...], as_json: bool, **opt
     if as_json:
         print_json({"set": out, "samples": manifest.samples, "bytes": sizes, "error_db": errors})
         return
-    click.echo(f"{out}: {manifest.samples} samples")
+    click.echo(f"{out}: {count_text(manifest.samples, 'sample')}")
     for name, size in sizes.items():
         quality = "exact" if errors[name] is None else f"relative squared error {errors[name]:.1f} dB"
-        click.echo(f"  {name}: {bytes_text(size)} in {len(manifest.shards[name])} shards, {quality}")
+        click.echo(f"  {name}: {bytes_text(size)} in {count_text(len(manifest.shards[name]), 'shard')}, {quality}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from fmshards.cli.options import json_option, print_json, table
-from fmshards.units import bytes_text
+from fmshards.units import bytes_text, count_text, short_digests
 
 
 @click.command("inspect")
@@ -28,17 +27,27 @@ def command(url: str, sample: int | None, as_json: bool) -> None:
         print_json({"set": url, **found})
         return
     _summary(url, found)
-    header = ["layer", "kind", "shape", "codec, bits", "row", "bytes a sample", "fp32", "error dB", "worst channel dB"]
+    header = [
+        "layer",
+        "kind",
+        "shape",
+        "codec, bits",
+        "row bytes",
+        "bytes a sample",
+        "fp32 bytes",
+        "error dB",
+        "worst channel dB",
+    ]
     table([_layer_row(layer) for layer in found["layers"]], [*header, "mapped mirror dB"])
     for title in ("identity", "options", "provenance"):
         click.echo(f"{title}:")
-        for key, value in _flat(found[title]):
+        for key, value in _flat({k: v for k, v in found[title].items() if k not in _FOR_PROGRAMS}):
             click.echo(f"  {key}: {_short(value)}")
 
 
 def _summary(url: str, found: dict[str, Any]) -> None:
     holds = f"chunks of {found['chunk']}, each holding {', '.join(found['members'])}"
-    shards = _count(found["shards"], "shard")
+    shards = count_text(found["shards"], "shard")
     if found["whole"]:
         size = bytes_text(found["bytes"])
         click.echo(f"{url}: {found['samples']} samples in {shards} a layer, {size}, {holds}")
@@ -106,6 +115,8 @@ def _sample(url: str, index: int, as_json: bool) -> None:
     )
 
 
+_FOR_PROGRAMS = ("parts", "probe")
+"""Of provenance: lines by the hundred that tell whether a model is the set's; --json has them."""
 _NUMBERS = ("min", "max", "mean", "std", "zeros")
 
 
@@ -115,11 +126,6 @@ def _db(value: float | None, known: object) -> str:
     return "exact" if known else ""
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 def _short(value: Any) -> str:
-    # Nobody compares 64 digits by eye; --json has them.
-    text = re.sub(r"\b([0-9a-f]{16})[0-9a-f]{48}\b", r"\1...", str(value))
+    text = short_digests(str(value))  # --json has them whole
     return text if len(text) <= 200 else text[:197] + "..."

@@ -207,10 +207,12 @@ def _compare_input(out: str, stored: Plan, source: Source, i: int, found: Findin
 
 
 def _listing(mine: InputShard, theirs: InputShard, found: Findings) -> None:
-    for name in ("url", "bytes", "samples", "digest"):
+    for name in ("url", "bytes", "samples"):
         here, there = getattr(mine, name), getattr(theirs, name)
         if here != there and not (name == "url" and _alike_name(mine, theirs)):
             found.differences.append(f"inputs {theirs.name}.{name}: {here} here, {there} in plan.json")
+    if mine.digest != theirs.digest:
+        found.differences.append(f"inputs {theirs.name}: the names or sizes of its files are others than in plan.json")
 
 
 def _alike(mine: InputShard, theirs: InputShard) -> bool:

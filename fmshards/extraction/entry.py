@@ -158,6 +158,7 @@ def run(
         _compare(request, plan, shown)
         if manifest is not None:
             if is_whole(out, manifest):
+                shown.say(f"{out}: whole already; nothing was made")
                 return manifest
             warnings.warn(
                 f"{out} has a manifest, but shards are missing or cut short: they are made again", stacklevel=3

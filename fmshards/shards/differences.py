@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fmshards.shards.plan import Plan
+from fmshards.units import short_digests
 
 _SECTIONS = ("identity", "options")
 _IGNORED = ("provenance", "format", "version")
@@ -62,5 +63,5 @@ def _show(value: Any) -> str:
         return "nothing"
     if isinstance(value, dict) and "name" in value:
         value = value["name"]
-    text = value if isinstance(value, str) else repr(value)
+    text = short_digests(value if isinstance(value, str) else repr(value))
     return text if len(text) <= 80 else text[:60] + "..." + text[-12:]

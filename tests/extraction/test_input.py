@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -262,3 +263,18 @@ def _as_before(out: Path) -> None:
     write_plan(str(out), plan)
     write_manifest(str(out), make_manifest(str(out), plan, entries))
     assert read_plan(str(out)).digest == plan.digest
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_another_folder_is_refused_without_digests(tmp_path: Path, done: bool) -> None:
+    photos = tmp_path / "photos"
+    (photos / "a").mkdir(parents=True)
+    for i in range(2):
+        Image.new("RGB", (32, 32), (i, 0, 0)).save(photos / "a" / f"{i}.png")
+    extract(photos, tmp_path / "set", **MORE)
+    if not done:
+        (tmp_path / "set" / "manifest.json").unlink()
+    (photos / "a" / "1.png").rename(photos / "a" / "2.png")
+    with pytest.raises(MismatchError, match="the names or sizes of its files are others") as refused:
+        extract(photos, tmp_path / "set", **MORE)
+    assert not re.search(r"[0-9a-f]{64}", str(refused.value))

@@ -43,9 +43,12 @@ class FolderSource:
         self.root = Path(root)
         found = scan(self.root)
         if not found.images:
+            beside = (
+                f"; it holds files such as {min(found.others)!r}: archives are to be unpacked" if found.others else ""
+            )
             raise InputError(
                 f"{root} holds no image; expected images in class folders ({', '.join(sorted(IMAGE_EXTENSIONS))}) or "
-                "WebDataset tars"
+                f"WebDataset tars{beside}"
             )
         warn_left_out(self.root, found)
         self.classes = _classes(self.root, found, classes)

@@ -77,6 +77,12 @@ def test_folder_refusals(tmp_path: Path) -> None:
 # classes
 
 
+def test_what_lies_there_in_place_of_images_is_named(tmp_path: Path) -> None:
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"holds no image; .*files such as 'photos.zip'.*unpack"):
+        open_source(tmp_path)
+
+
 def test_every_folder_is_a_class(tmp_path: Path) -> None:
     root = make_folder(tmp_path, ["a/x.png", "c/deep/er/x.png"])
     (root / "b").mkdir()
