@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Report:
 
 
 def verify(
-    url: str,
+    url: str | os.PathLike[str],
     model: str | nn.Module | None = None,
     *,
     weights: str | None = None,
@@ -58,6 +59,9 @@ def verify(
     Raises FormatError where there is no whole set, StoreError, ModelError, and InputError where the images cannot be
     read. What is wrong with the set itself is in the report.
     """
+    if not isinstance(url, (str, os.PathLike)) or not os.fspath(url):
+        raise InputError(f"url: expected the path or URL of a shard set, found {url!r}"[:300])
+    url = str(os.fspath(url))
     manifest = read_manifest(url)
     problems = list(set_problems(url, manifest))
     recomputed = 0

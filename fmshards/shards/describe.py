@@ -27,7 +27,7 @@ def inspect(url: str | os.PathLike[str]) -> dict[str, Any]:
     InputError where `url` is no path or URL.
     """
     if not isinstance(url, (str, os.PathLike)) or not os.fspath(url):
-        raise InputError(f"expected the path or URL of a shard set, found {url!r}")
+        raise InputError(f"url: expected the path or URL of a shard set, found {url!r}")
     place = str(os.fspath(url))
     if store.exists(store.join(place, MANIFEST)):
         return describe(read_manifest(place))
