@@ -27,6 +27,7 @@ class Thing:
 WRONG = (
     Thing(),
     -7,
+    1,  # a number of an open file, too
     2.5,
     float("nan"),
     b"\xff",
