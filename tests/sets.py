@@ -103,8 +103,9 @@ def write_set(
     contents: Contents,
     errors: Callable[[str], Mapping[str, Any]] | None = None,
     whole: bool = True,
-) -> Manifest:
-    """Every shard of a plan, and the manifest; whole=False leaves that unwritten, as an extraction cut short does."""
+) -> Manifest | None:
+    """Every shard of a plan, and the manifest, which is returned; whole=False: no manifest, as an extraction that was
+    cut short leaves it."""
     assert write_plan(root, plan)
     shards = {
         layer.name: tuple(
@@ -120,9 +121,10 @@ def write_set(
         )
         for layer in plan.layers
     }
+    if not whole:
+        return None
     manifest = make_manifest(root, plan, shards)
-    if whole:
-        write_manifest(root, manifest)
+    write_manifest(root, manifest)
     return manifest
 
 

@@ -74,7 +74,9 @@ def write_shard(url: str, plan: Plan, layer: str, shard: int) -> ShardEntry:
 
 def write_set(folder: Path, plan: Plan | None = None) -> Manifest:
     plan = plan or small_plan()
-    return sets.write_set(str(folder), plan, partial(chunk_args, plan), partial(_errors, plan))
+    manifest = sets.write_set(str(folder), plan, partial(chunk_args, plan), partial(_errors, plan))
+    assert manifest is not None
+    return manifest
 
 
 def _errors(plan: Plan, layer: str) -> dict[str, Any]:
