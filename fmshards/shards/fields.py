@@ -79,12 +79,11 @@ def decode_field(name: str, value: Any) -> Any:
 
 def decode_column(name: str, values: Sequence[Any], keys: Sequence[str], where: str) -> list[Any]:
     """A chunk's values of one field, decoded. Raises FormatError that names the key of the first that cannot be."""
-    out = []
-    for key, value in zip(keys, values, strict=True):
-        try:
-            out.append(decode_field(name, value))
-        except FormatError as error:
-            raise FormatError(f"{where}: sample {key!r}: {error}") from None
+    out: list[Any] = []
+    try:
+        out.extend(decode_field(name, value) for value in values)
+    except FormatError as error:
+        raise FormatError(f"{where}: sample {keys[len(out)]!r}: {error}") from None
     return out
 
 
@@ -129,6 +128,8 @@ def column(name: str, values: Sequence[Any]) -> NDArray[Any] | list[Any]:
     """
     if name.removeprefix("field.") != LABEL or not values:
         return list(values)
+    if set(map(type, values)) == {int} and all(map(_fits, values)):  # as labels mostly are
+        return np.array(values, np.int64)
     kinds = {label_kind(value) for value in values}
     widths = {width for width, _ in kinds}
     if None in widths or len(widths) != 1:

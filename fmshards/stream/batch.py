@@ -52,7 +52,8 @@ def chunk_columns(fetched: Fetched, layers: Iterable[str]) -> Columns:
     if fetched.theta is not None:
         columns["theta"] = fetched.theta
     for name, values in fields_of(fetched, layers).items():
-        columns[f"field:{name}"] = objects(values, n)
+        served = column(name, values)
+        columns[f"field:{name}"] = served if isinstance(served, np.ndarray) else objects(served, n)
     return columns
 
 
@@ -88,8 +89,7 @@ def batch_of(
     for name, values in columns.items():
         if name.startswith("field:"):
             own = name[len("field:") :]
-            served = column(own, values.tolist())
-            batch[own] = torch.from_numpy(served) if isinstance(served, np.ndarray) else served
+            batch[own] = values.tolist() if values.dtype == object else torch.from_numpy(values)
     batch[KEYS] = columns[KEYS].tolist()
     batch["theta"] = torch.from_numpy(theta)
     batch["view"] = torch.from_numpy(columns["view"])

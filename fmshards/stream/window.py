@@ -73,6 +73,13 @@ class Window:
             odd = sorted(columns.keys() ^ self._columns.keys())[0]
             has, name = "has" if odd in columns else "lacks", odd.removeprefix("field:")
             raise FormatError(f"{where}: it {has} the field {name!r}, unlike other chunks of the set; extract it again")
+        for name, column in columns.items():
+            here, known = (f"{each.dtype} {list(each.shape[1:])}" for each in (column, self._columns[name]))
+            if here != known:
+                name = name.removeprefix("field:")
+                raise FormatError(
+                    f"{where}: its field {name!r} holds {here}, other chunks of the set {known}; extract it again"
+                )
 
 
 def objects(values: Iterable[Any], count: int) -> NDArray[Any]:
