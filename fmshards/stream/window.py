@@ -74,11 +74,12 @@ class Window:
             has, name = "has" if odd in columns else "lacks", odd.removeprefix("field:")
             raise FormatError(f"{where}: it {has} the field {name!r}, unlike other chunks of the set; extract it again")
         for name, column in columns.items():
-            here, known = (f"{each.dtype} {list(each.shape[1:])}" for each in (column, self._columns[name]))
-            if here != known:
-                name = name.removeprefix("field:")
+            known = self._columns[name]
+            if column.dtype != known.dtype or column.shape[1:] != known.shape[1:]:
+                here, there = (f"{each.dtype} {list(each.shape[1:])}" for each in (column, known))
                 raise FormatError(
-                    f"{where}: its field {name!r} holds {here}, other chunks of the set {known}; extract it again"
+                    f"{where}: its field {name.removeprefix('field:')!r} holds {here}, other chunks of the set {there}; "
+                    "extract it again"
                 )
 
 
