@@ -77,9 +77,9 @@ class Window:
             known = self._columns[name]
             if column.dtype != known.dtype or column.shape[1:] != known.shape[1:]:
                 here, there = (f"{each.dtype} {list(each.shape[1:])}" for each in (column, known))
+                name = name.removeprefix("field:")
                 raise FormatError(
-                    f"{where}: its field {name.removeprefix('field:')!r} holds {here}, other chunks of the set {there}; "
-                    "extract it again"
+                    f"{where}: its field {name!r} holds {here}, other chunks of the set {there}; extract it again"
                 )
 
 
