@@ -1,10 +1,17 @@
-"""DataLoader worker processes that die: killed from outside, or for memory."""
+"""DataLoader worker processes that die, killed from outside or for memory, or that cannot be started."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 
 from fmshards.errors import FmshardsError
+
+
+def is_unsendable(error: BaseException) -> bool:
+    """Whether this is what pickling raises of what no new process can be given; its words differ between Pythons."""
+    said = any(words in str(error) for words in ("pickle", "local object"))
+    return isinstance(error, pickle.PicklingError) or (isinstance(error, (TypeError, AttributeError)) and said)
 
 
 def is_worker_death(error: BaseException) -> bool:

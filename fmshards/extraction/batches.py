@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from fmshards.clock import Clock
 from fmshards.errors import FmshardsError, InputError
 from fmshards.extraction.sources import Item, Source
-from fmshards.workers import in_spite_of_deaths, is_worker_death, worker_died
+from fmshards.workers import in_spite_of_deaths, is_unsendable, is_worker_death, worker_died
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def _started(loader: DataLoader[Any], decode: Decode) -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Got pickle error")  # torch's own words for what is said below
             return iter(loader)
-    except (pickle.PicklingError, TypeError, AttributeError) as error:  # what Python's pickle raises
-        if not loader.num_workers:
+    except Exception as error:
+        if not loader.num_workers or not is_unsendable(error):
             raise
         found = _unpicklable(decode, "") or ("", error)
         raise InputError(

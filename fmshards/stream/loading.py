@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from fmshards.errors import FmshardsError, InputError
 from fmshards.stream.arguments import flag, whole
 from fmshards.stream.dataset import Batch, FeatureDataset
-from fmshards.workers import is_worker_death, worker_died
+from fmshards.workers import is_unsendable, is_worker_death, worker_died
 
 _MOST_WORKERS = 4
 
@@ -30,7 +30,7 @@ class FeatureLoader(DataLoader[Batch]):
         try:
             batches = super().__iter__()
         except Exception as error:
-            if "pickle" in str(error):
+            if is_unsendable(error):
                 raise InputError(
                     f"a worker cannot be started: {error}; functions and objects given to the loader must have a name "
                     "in a module, or start workers by fork (multiprocessing_context)"
