@@ -26,7 +26,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def few(cases: list, *chosen: int) -> list:
-    """All cases in the interpreter; on a device, where a kernel takes up to 20 s to compile, those chosen."""
+    """All cases in the interpreter; on a device, where a kernel takes tens of seconds to compile, those chosen."""
     return cases if DEVICE.type == "cpu" else [cases[i] for i in chosen]
 
 

@@ -24,7 +24,7 @@ def test_more_in_the_interpreter():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_device():
-    """The cases that are not slow: a kernel takes a device up to 20 s to compile, and each size of block is another."""
+    """The cases that are not slow: a kernel takes tens of seconds to compile, and each size of block is another."""
     run_cases(CASES, "not slow", interpreted=False)
 
 
