@@ -212,13 +212,11 @@ class FeatureDataset(IterableDataset[Batch]):
     ) -> Iterator[tuple[int, Combination]]:
         """The chunks of `stretches` and what each shows; a stretch is put into `laid` before its first chunk comes."""
         shown = self.catalog.combinations
+        drawn = order.Combinations(len(shown), self.seed, epoch)
         for stretch in stretches:
             laid.append(stretch)
             for chunk in stretch.chunk.tolist():
-                if self.augment:
-                    yield chunk, shown[order.combination(chunk, len(shown), self.seed, epoch)]
-                else:
-                    yield chunk, PLAIN
+                yield chunk, shown[drawn.of(chunk)] if self.augment else PLAIN
 
     def _tell_of_dropped(self) -> None:
         if self.dropped > _MUCH * self.catalog.manifest.samples:
