@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
-from fmshards.errors import InputError
+from fmshards.errors import InputError, warn
 from fmshards.place import check_rank, current_rank
 from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, read_ahead
 from fmshards.stream import order
@@ -220,11 +219,10 @@ class FeatureDataset(IterableDataset[Batch]):
 
     def _tell_of_dropped(self) -> None:
         if self.dropped > _MUCH * self.catalog.manifest.samples:
-            warnings.warn(
+            warn(
                 f"{self.catalog.url}: each epoch leaves out {self.dropped} of {self.catalog.manifest.samples} samples "
                 f"(other ones each time): they do not fill a batch of {self.batch_size}; a smaller batch_size leaves "
-                "out fewer",
-                stacklevel=3,
+                "out fewer"
             )
 
     def _job(self, workers: int) -> Job:
