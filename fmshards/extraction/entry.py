@@ -33,6 +33,7 @@ from fmshards.shards import (
     remove_set,
     write_manifest,
 )
+from fmshards.shards.describe import mirror_texts
 
 
 def extract(
@@ -186,6 +187,8 @@ def _begin(request: Request, overwrite: bool, shown: Progress, clock: Clock) -> 
     draft = replace(draft, provenance={**draft.provenance, **{k: v for k, v in marks.items() if v is not None}})
     if overwrite:
         remove_set(out, list(request.options.layers))
+    for text in mirror_texts(draft):
+        shown.say(text)
     plan, ours = publish_plan(out, draft, arrays)
     if not ours:
         request = request.settled(plan)
