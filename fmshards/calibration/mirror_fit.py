@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ class MirrorSample:
         """The map from base to mirror, and its error in dB on the samples left out, with the ReLU where it has one.
 
         stored: the share of channels that are stored instead: those that the map gets most wrong, by squared error on
-        all samples that are kept. The map is of the others then.
+        all samples that are kept. The map is of the others then. It may be asked for again, for another share.
 
         Least squares by normal equations in float64, over the whole zero-padded map as `apply` sees it. What is fitted
         is the difference from the plain flip, so that the ridge (tiny, or chosen by inner validation where the sample
@@ -111,15 +112,7 @@ class MirrorSample:
 
         Raises ModelError, the layer named, where there is no finite map.
         """
-        class_weight = class_bias = None
-        fits = [rows.solve() for rows in self._rows]
-        if self._places is None:
-            weight, bias = fits[0]
-        else:
-            weight, bias = self._places.solve()
-            if fits:
-                class_weight, class_bias = (torch.stack(parts) for parts in zip(*fits, strict=True))
-        fitted = MirrorMap(weight, bias, self._lowest >= 0, self.spec, class_weight, class_bias)
+        fitted = self._map
         judged, own = _joined(self._kept), _joined(self._own)
         error = mirror_error(fitted, judged)
         if not (math.isfinite(error) and all(np.isfinite(array).all() for array in fitted.to_arrays().values())):
@@ -138,6 +131,19 @@ class MirrorSample:
         rest = fitted.select(others)
         errors = (mirror_error(rest, judged, others), mirror_error(rest, own, others))
         return FoundMirror(channels, rest, *errors, self._judged, self._fitted)
+
+    @cached_property
+    def _map(self) -> MirrorMap:
+        """Of all channels. Once: the sums are spent."""
+        class_weight = class_bias = None
+        fits = [rows.solve() for rows in self._rows]
+        if self._places is None:
+            weight, bias = fits[0]
+        else:
+            weight, bias = self._places.solve()
+            if fits:
+                class_weight, class_bias = (torch.stack(parts) for parts in zip(*fits, strict=True))
+        return MirrorMap(weight, bias, self._lowest >= 0, self.spec, class_weight, class_bias)
 
 
 def unknowns_of(spec: FeatureSpec, kernel: int) -> int:

@@ -75,7 +75,7 @@ def moved_references(
             channels = torch.tensor(known.channels, device=run.device)
             of_all = flipped[name].index_select(axis, channels)
             stored = of_all.new_zeros(len(own), *of_all.shape[1:]).index_copy(0, where, of_all)
-        parts, own = MirrorParts(how, known.channels, known.map), own.clone()
+        parts, own = MirrorParts.of(how, known.channels, known.map), own.clone()
         if still:
             out[name] = own if mirror.flipped else parts.reference(own, stored, shown)
         else:

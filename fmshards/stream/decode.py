@@ -223,7 +223,7 @@ def _layers(catalog: Catalog) -> list[_Layer]:
                 None if view is None else Decode(view),
                 None if mirror is None else Decode(mirror),
                 how,
-                MirrorParts(how, layer.mirror_channels, own.mirror) if made else None,
+                MirrorParts.of(how, layer.mirror_channels, own.mirror) if made else None,
             )
         )
     return out

@@ -27,7 +27,7 @@ def replace(
         return x.index_copy(axis, sensitive.to(x.device), view)
     if list(sensitive) == list(range(spec.channels)):
         return view
-    return x.index_copy(axis, positions(tuple(sensitive), x.device), view)
+    return x.index_copy(axis, _positions(tuple(sensitive), x.device), view)
 
 
 def check_view(x: torch.Tensor, view: torch.Tensor, channels: int, spec: FeatureSpec) -> None:
@@ -39,7 +39,6 @@ def check_view(x: torch.Tensor, view: torch.Tensor, channels: int, spec: Feature
 
 
 @lru_cache(maxsize=64)
-def positions(channels: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Channel numbers int64 on a device."""
+def _positions(channels: tuple[int, ...], device: torch.device) -> torch.Tensor:
     # Kept, as bringing them to a device for every batch would make the host wait.
     return torch.tensor(channels, dtype=torch.int64, device=device)
