@@ -28,7 +28,7 @@ def parted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def expected(built: BuiltSet, batch: dict, layer: str) -> torch.Tensor:
-    """What a batch must hold, by the slow way: whole references, moved, one sample at a time; a view's channels last."""
+    """What a batch must hold, by the slow way: whole references, moved one by one; a view's channels last."""
     plan, features, mirror = built.plan.layer(layer), built.features[layer], Mirror.from_json(built.plan.mirror)
     every = read_calibration(built.url, built.plan)
     arrays = {name.partition("/")[2]: array for name, array in every.items() if layer in name}
