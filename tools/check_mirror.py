@@ -5,8 +5,8 @@ make it: the stored channels are the true ones, the others mapped by a K x K map
 network classifies both: agreement is the share of images whose first choice is that of the true feature. Nothing is
 compressed. Maps, grid, fill and channels are found on other images as `fmshards extract` finds them.
 
-    python tools/check_mirror.py                 # ResNet-20, bundled images; writes tools/results/check_mirror.md
-    python tools/check_mirror.py --other MODEL WEIGHTS TARS CUTS   # and another network, on photos of yours
+    python tools/check_mirror.py      # ResNet-20, bundled images; writes tools/results/check_mirror-resnet20.md
+    python tools/check_mirror.py --other MODEL WEIGHTS TARS CUTS --out PAGE    # another network, photos of yours
 """
 
 from __future__ import annotations
@@ -58,19 +58,16 @@ def main() -> None:
     parser.add_argument("--fit", type=int, default=200, help="images that maps and channels are found on")
     parser.add_argument("--test", type=int, default=500, help="images that are judged by, other ones")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=results("check_mirror.md"))
+    parser.add_argument("--out", type=Path, default=results("check_mirror-resnet20.md"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     began = time.process_time()
-    networks = [resnet20(options.fit, options.test)]
-    if options.other is not None:
-        networks.append(other(*options.other, options.fit, options.test))
-    lines = []
+    given = (options.fit, options.test)
+    network = resnet20(*given) if options.other is None else other(*options.other, *given)
     with torch.no_grad():
-        for network in networks:
-            lines += ["", *measured(network)]
+        lines = measured(network)
     page = [
-        "# How much of a mirror must be stored",
+        f"# How much of a mirror must be stored: {network.name}",
         "",
         f"`python tools/check_mirror.py --fit {options.fit} --test {options.test}"
         + (" --other MODEL WEIGHTS TARS CUTS`" if options.other else "`"),
@@ -82,7 +79,7 @@ def main() -> None:
         "error on the images that maps are found on, the last fifth, which no map is fitted on / as many that it is "
         "fitted on.",
     ]
-    write_page(options.out, page + lines)
+    write_page(options.out, [*page, "", *lines])
 
 
 def resnet20(fit: int, test: int) -> Network:
@@ -133,8 +130,6 @@ def measured(network: Network) -> list[str]:
             rows.append((f"{name}, {'x'.join(map(str, cut.shape))}", rest, *agreed, " / ".join(costs), *decibels))
     worst = 0.5 / count**0.5
     return [
-        f"## {network.name}",
-        "",
         f"{len(network.fit)} images to find mirrors on, {count} to judge by (standard error at most {worst:.3f}; ways "
         f"see the same images). An image and its flip agree {same / count:.3f}.",
         "",

@@ -59,12 +59,14 @@ class MirrorMap:
         return replace(self, weight=self.weight[at], bias=self.bias[at], **classes)
 
     @property
+    def kernel(self) -> int:
+        """The odd side of the map; 1 where there are no places."""
+        return self.weight.shape[-1] if self.weight.ndim == 4 else 1
+
+    @property
     def multiplications(self) -> int:
-        """What `apply` takes for one sample: R * C * K * K for each place; R * D for each token without one."""
-        places = self.spec.values // self.spec.channels
-        tokens = self.spec.class_tokens if self.spec.spatial is not None else 0
-        each = self.weight.numel() // (self.weight.shape[-1] ** 2 if self.weight.ndim == 4 else 1)
-        return self.weight.numel() * (places - tokens) + each * tokens
+        """What `apply` takes for one sample."""
+        return self.spec.map_multiplications(self.kernel, len(self.bias))
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> MirrorMap:
         """The same map on a device, in a dtype; itself where nothing changes."""

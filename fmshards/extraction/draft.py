@@ -193,7 +193,7 @@ def _mirror_notes(measured: Mapping[str, LayerCalibration], found: Mapping[str, 
     for name, layer in measured.items():
         if layer.mirror is not None and layer.mirror.map is not None:
             maps[name] = {
-                "kernel": layer.mirror.map.weight.shape[-1] if layer.mirror.map.weight.ndim == 4 else 1,
+                "kernel": layer.mirror.map.kernel,
                 "outputs": len(layer.mirror.map.bias),
                 "multiplications": layer.mirror.map.multiplications,
                 "model_flops": found[name].flops_before + found[name].flops_after,
