@@ -6,6 +6,7 @@ the loop that writes. `build_set` says by options what is in a set and makes it 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +43,14 @@ def layer_plan(
     *,
     sensitive: Sequence[int] = (),
     filter: str | None = None,
+    mirror_channels: Sequence[int] = (),
+    mirror_rate: str | float | None = None,
     **changes: Any,
 ) -> LayerPlan:
-    """A layer of `spec` at a rate, with views of the `sensitive` channels where there are any."""
+    """A layer of `spec` at a rate, with views of the `sensitive` channels where there are any, and of the mirror the
+    `mirror_channels` where not all of it is stored, at a rate of their own if they have one."""
+    own = rate if mirror_rate is None else mirror_rate
+    part = codec_for(own, spec.select(len(mirror_channels)), filter=filter) if mirror_channels else None
     view = codec_for(rate, spec.select(len(sensitive)), filter=filter) if sensitive else None
     fields: dict[str, Any] = {
         "name": name,
@@ -58,6 +64,8 @@ def layer_plan(
         "dtype": "float32",
         "nonnegative": True,
         "mirror_error": None,
+        "mirror_channels": tuple(mirror_channels),
+        "mirror_codec": part.config() if part else None,
     }
     return LayerPlan(**{**fields, **changes})
 
@@ -173,6 +181,7 @@ def build_set(
     `fields`: more columns of N values. whole=False leaves out the manifest, as an extraction that was cut short does.
     """
     rng = np.random.default_rng(seed)
+    some = np.random.default_rng(seed + 1)
     spec = SPECS[kind] if isinstance(kind, str) else kind
     recipe_, mirror_ = parse_recipe(recipe), parse_mirror(mirror)
     total, base_size = sum(samples), (32, 32)
@@ -183,8 +192,14 @@ def build_set(
     features: dict[str, dict[str, np.ndarray]] = {}
     for name, rate in (layers or {"layer2": "fp32"}).items():
         arrays[f"{name}/fill"] = rng.normal(size=spec.shape).astype(np.float32)
-        if mirrored and mirror_.way == "mapped":
-            arrays |= {f"{name}/{k}": v for k, v in _some_map(spec, mirror_.kernel, rng).to_arrays().items()}
+        stored: tuple[int, ...] = ()
+        if mirrored and mirror_.part:
+            count = math.ceil(mirror_.fraction * spec.channels)
+            stored = tuple(sorted(some.permutation(spec.channels)[:count].tolist()))
+        if mirrored and mirror_.mapped:
+            others = [c for c in range(spec.channels) if c not in stored]
+            known = _some_map(spec, mirror_.kernel, rng).select(others)
+            arrays |= {f"{name}/{k}": v for k, v in known.to_arrays().items()} if others else {}
         plans.append(
             layer_plan(
                 name,
@@ -194,12 +209,14 @@ def build_set(
                 filter=filter,
                 grid=None if spec.spatial is None else Grid((32 / spec.spatial[0],) * 2, (0.0, 0.0)),
                 nonnegative=False,
-                mirror_error=-10.0 if mirrored and mirror_.way == "mapped" else None,
+                mirror_error=-10.0 if mirrored and mirror_.mapped else None,
+                mirror_channels=stored,
+                mirror_rate=mirror_.rate,
             )
         )
-        of_view = spec.select(len(sensitive))
+        parts = {"base": spec, "mirror": spec.select(len(stored)) if stored else spec}
         features[name] = {
-            s: rng.normal(size=(total, *(of_view if s.startswith("view") else spec).shape)).astype(np.float32)
+            s: rng.normal(size=(total, *parts.get(s, spec.select(len(sensitive))).shape)).astype(np.float32)
             for s in streams
         }
     path.mkdir(parents=True)

@@ -7,6 +7,7 @@ theta.py        affine maps of the base image
 draws.py        which of them a sample takes in an epoch or a view
 features/       a feature moved as its image would move, a view's stored channels put in
 mirror_map.py   the flipped image's feature as a linear map of the base's
+mirror_parts.py the mirror put together from stored channels and what stands in for the others
 render.py       the image itself moved
 custom.py       a transform of the user's, on images
 """
@@ -18,6 +19,7 @@ from fmshards.augment.draws import check_drawable, fresh_theta, view_reference, 
 from fmshards.augment.features import LayerMove, move, replace
 from fmshards.augment.mirror import Mirror, parse_mirror
 from fmshards.augment.mirror_map import MirrorMap
+from fmshards.augment.mirror_parts import MirrorParts, may_look
 from fmshards.augment.random import draw, hash64, philox, uniforms
 from fmshards.augment.recipe import Crop, Flip, Recipe, ResizedCrop, parse_recipe
 from fmshards.augment.render import render
@@ -30,6 +32,7 @@ __all__ = [
     "LayerMove",
     "Mirror",
     "MirrorMap",
+    "MirrorParts",
     "Recipe",
     "ResizedCrop",
     "check_drawable",
@@ -41,6 +44,7 @@ __all__ = [
     "hash64",
     "identity_theta",
     "invert",
+    "may_look",
     "move",
     "parse_mirror",
     "parse_recipe",

@@ -1,8 +1,8 @@
-"""The mapped mirror: a small linear map from the flipped base feature to the feature of the flipped image."""
+"""The mapped mirror: a small linear map from the flipped base feature to that of the flipped image, or some of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +18,11 @@ from fmshards.errors import FormatError
 
 @dataclass(frozen=True)
 class MirrorMap:
-    """weight float32[C, C, K, K] and bias float32[C] over the zero-padded places; [D, D] and [D] where there are none.
+    """weight float32[R, C, K, K] and bias float32[R] over the zero-padded places; [R, D] and [R] where there are none.
 
-    class_weight float32[k, D, D] and class_bias float32[k, D] are the class tokens' own maps, None elsewhere. `relu`
-    where the features are nonnegative.
+    R are the channels that it gives: all C (or D), or of a mirror that is stored in part the others. class_weight
+    float32[k, R, D] and class_bias float32[k, R] are the class tokens' own maps, None elsewhere. `relu` where the
+    features are nonnegative. spec: of whole features.
     """
 
     weight: torch.Tensor
@@ -32,7 +33,7 @@ class MirrorMap:
     class_bias: torch.Tensor | None = None
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """Base features [B, *shape] -> features of the flipped images, nearly: the same shape and dtype.
+        """Base features [B, *shape] -> R channels of the flipped images' features, nearly: [B, *shape of R channels].
 
         Flip, then one convolution; class tokens, vectors and tokens without a grid have no places and are
         mapped as they are.
@@ -49,6 +50,24 @@ class MirrorMap:
             out = from_map(moved, x, self.spec)
         return F.relu(out) if self.relu else out
 
+    def select(self, channels: Sequence[int]) -> MirrorMap:
+        """The map that gives these of its channels alone, in this order."""
+        at = torch.tensor(list(channels), dtype=torch.long)
+        classes: dict[str, Any] = {}
+        if self.class_weight is not None and self.class_bias is not None:
+            classes = {"class_weight": self.class_weight[:, at], "class_bias": self.class_bias[:, at]}
+        return replace(self, weight=self.weight[at], bias=self.bias[at], **classes)
+
+    @property
+    def kernel(self) -> int:
+        """The odd side of the map; 1 where there are no places."""
+        return self.weight.shape[-1] if self.weight.ndim == 4 else 1
+
+    @property
+    def multiplications(self) -> int:
+        """What `apply` takes for one sample."""
+        return self.spec.map_multiplications(self.kernel, len(self.bias))
+
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> MirrorMap:
         """The same map on a device, in a dtype; itself where nothing changes."""
         if self.weight.device == torch.device(device) and self.weight.dtype == dtype:
@@ -64,21 +83,26 @@ class MirrorMap:
         return {f"mirror_{n}": t.float().cpu().contiguous().numpy() for n, t in tensors.items()}
 
     @staticmethod
-    def from_arrays(arrays: Mapping[str, np.ndarray[Any, Any]], spec: FeatureSpec, relu: bool) -> MirrorMap:
-        """Read `to_arrays`' output. Raises FormatError where an array is missing or does not fit the feature."""
-        weight = arrays.get("mirror_weight")
+    def from_arrays(
+        arrays: Mapping[str, np.ndarray[Any, Any]], spec: FeatureSpec, relu: bool, outputs: int | None = None
+    ) -> MirrorMap:
+        """Read `to_arrays`' output, of a map of so many channels (None: all).
+
+        Raises FormatError where an array is missing or does not fit the feature.
+        """
+        weight, r = arrays.get("mirror_weight"), spec.channels if outputs is None else outputs
         c, k = spec.channels, spec.class_tokens if spec.spatial is not None else 0
         if weight is None:
             raise FormatError("mirror map: no array 'mirror_weight' in the calibration")
         side = weight.shape[-1] if weight.ndim == 4 else 0
         if spec.spatial is None:
-            shapes = {"mirror_weight": (c, c), "mirror_bias": (c,)}
+            shapes = {"mirror_weight": (r, c), "mirror_bias": (r,)}
         else:
             if side % 2 == 0 or side > LARGEST_KERNEL:
-                raise FormatError(f"mirror map: expected weights [C, C, K, K] with K odd, found {list(weight.shape)}")
-            shapes = {"mirror_weight": (c, c, side, side), "mirror_bias": (c,)}
+                raise FormatError(f"mirror map: expected weights [R, C, K, K] with K odd, found {list(weight.shape)}")
+            shapes = {"mirror_weight": (r, c, side, side), "mirror_bias": (r,)}
         if k:
-            shapes |= {"mirror_class_weight": (k, c, c), "mirror_class_bias": (k, c)}
+            shapes |= {"mirror_class_weight": (k, r, c), "mirror_class_bias": (k, r)}
         for name, shape in shapes.items():
             found = arrays.get(name)
             if found is None or found.shape != shape or not np.isfinite(found).all():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,13 @@ from fmshards.augment import (
     MirrorMap,
     Recipe,
     check_drawable,
-    move,
-    render,
     view_reference,
     view_theta,
 )
 from fmshards.calibration.grid import FeaturesOf, grid_passes, measure_grid
-from fmshards.calibration.mirror_fit import MirrorSample, unknowns_of
+from fmshards.calibration.mirror_fit import FoundMirror
+from fmshards.calibration.mirrors import Specs, find_mirrors, moved_references, pairs
+from fmshards.calibration.passes import Counted, Run, Stage, Thetas, as_floats, spread
 from fmshards.calibration.sensitive import Sensitive
 from fmshards.calibration.similarity import Comparison
 from fmshards.codec import FeatureSpec, Sample
@@ -30,17 +30,8 @@ from fmshards.errors import InputError, ModelError
 from fmshards.model import Preprocess
 from fmshards.shards import Grid, Similarity
 
-Stage = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much it is in all."""
-
-_FIT_BYTES = 512 << 20  # features that the mirror maps are fitted on, all layers together, as float32
-_LEAST_FIT = 16  # samples, whatever they take
-_MATRIX_BYTES = 1 << 30  # of the normal equations of the layers that are fitted in one pass
 _GRID_IMAGES, _LEAST_GRID = 8, 4  # each goes 33 times through the prefix: of a small sample fewer
 _MOST, _LEAST, _PART = 512, 16, 8  # samples of a set to calibrate on: an eighth, within these
-Specs = Mapping[str, FeatureSpec]
-Thetas = np.ndarray[Any, np.dtype[np.float32]]
-
 _LOOKS = ("calibration", 2)  # the stream of thetas, and how many looks (base, mirror) take turns
 
 
@@ -52,7 +43,7 @@ class LayerCalibration:
     sensitive: the channels that views store; () without views.
     grid: None where the feature has no places, or nothing of the recipe moves it: a flip whose mirror is kept does not.
     fill: float32 [*shape], the feature of a blank image, on the CPU; None without places or a recipe.
-    mirror_map, mirror_error: only where the mirror is mapped; the error in dB, on the part left out of the fit.
+    mirror: what became of it; None where it is simply stored, or there is none.
     nonnegative: no value below zero was seen: the cut follows a ReLU.
     """
 
@@ -60,9 +51,18 @@ class LayerCalibration:
     sensitive: tuple[int, ...]
     grid: Grid | None
     fill: torch.Tensor | None
-    mirror_map: MirrorMap | None
-    mirror_error: float | None
+    mirror: FoundMirror | None
     nonnegative: bool
+
+    @property
+    def mirror_map(self) -> MirrorMap | None:
+        """The map from the base, where (a part of) the mirror is mapped."""
+        return None if self.mirror is None else self.mirror.map
+
+    @property
+    def mirror_error(self) -> float | None:
+        """The error of the mirror in dB where not all of it is stored, on samples that no map was fitted on."""
+        return None if self.mirror is None else self.mirror.error
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def calibrate(
     sensitive: Sensitive | None,
     specs: Specs,
     *,
-    samples: Mapping[str, Sample] | None = None,
+    samples: Mapping[str, Sequence[Sample]] | None = None,
     batch: int = 64,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -105,46 +105,42 @@ def calibrate(
     height, width = (int(side) for side in preprocess.base(images[0]).shape[1:])
     size = (height, width)
     check_drawable(recipe, size, ("base", "mirror") if with_mirror else ("base",))
-    looks = followed and (_moves(recipe, mirror) or (with_mirror and mirror.way == "mapped"))
-    counted = _Counted(prefix, _work(len(images), size, recipe, mirror, specs, looks), stage)
-    run = _Run(counted, images, preprocess, max(1, batch), torch.device(device), size)
-    fills, grids, maps = dict[str, torch.Tensor](), dict[str, Grid](), dict[str, tuple[MirrorMap, float]]()
+    looks = followed and (_moves(recipe, mirror) or (with_mirror and mirror.mapped))
+    counted = Counted(prefix, _work(len(images), size, recipe, mirror, specs, looks), stage)
+    run = Run(counted, images, preprocess, max(1, batch), torch.device(device), size)
+    fills, grids = dict[str, torch.Tensor](), dict[str, Grid]()
     if recipe:
         blank = counted(preprocess.base(Image.new("RGB", images[0].size))[None].to(run.device))
         fills = {name: _finite(blank[name][0].float().cpu(), name) for name, spec in specs.items() if spec.spatial}
     if fills and _moves(recipe, mirror):
-        grids = measure_grid(counted, run.base(_spread(len(images), _grid_images(len(images)))), specs, seed)
-    if with_mirror and mirror.way == "mapped":
-        maps = _fit_mirrors(run, mirror, specs)
+        grids = measure_grid(counted, run.base(spread(len(images), _grid_images(len(images)))), specs, seed)
+    hows = {name: _how(spec, run, grids.get(name), fills.get(name)) for name, spec in specs.items()}
+    mirrors = find_mirrors(run, mirror, hows, specs) if with_mirror else {}
     comparisons = {name: Comparison.empty(spec) for name, spec in specs.items()}
     lowest, finite = dict.fromkeys(specs, float("inf")), dict.fromkeys(specs, True)
     for chosen in run.batches():
         theta, mirrored = _looks(recipe, mirror, seed, chosen, run.size) if looks else (None, None)
         x, shown = run.base_and_moved(chosen, theta)
-        base = _float(counted(x))
+        base = as_floats(counted(x))
         for name in specs:
             lowest[name] = min(lowest[name], float(base[name].min()))
             finite[name] = finite[name] and bool(torch.isfinite(base[name]).all())
-        for name, sample in (samples or {}).items():
-            sample.add(base[name])
+        for name, wanted in (samples or {}).items():
+            for sample in wanted:
+                sample.add(base[name])
         if theta is None or mirrored is None or shown is None:
             continue
-        reference = _references(run, base, x, mirrored, maps, specs)
-        true = _float(counted(shown))
-        for name, spec in specs.items():
-            moved = reference[name]
-            if spec.spatial is not None:
-                how = LayerMove(spec, run.size, grids.get(name), fills[name].to(run.device))
-                moved = move(moved, theta, mirrored, how)
-            comparisons[name].add(moved, true[name])
+        moved = moved_references(run, base, x, theta, mirrored, mirror, mirrors, hows)
+        true = as_floats(counted(shown))
+        for name in specs:
+            comparisons[name].add(moved[name], true[name])
     return {
         name: LayerCalibration(
             similarity=_similarity(comparisons[name], name, finite[name]) if followed else None,
             sensitive=_choose(sensitive, comparisons[name], name, recipe, mirror) if views else (),
             grid=grids.get(name),
             fill=fills.get(name),
-            mirror_map=maps[name][0] if name in maps else None,
-            mirror_error=maps[name][1] if name in maps else None,
+            mirror=mirrors.get(name),
             nonnegative=lowest[name] >= 0,
         )
         for name in specs
@@ -159,66 +155,16 @@ def default_calibration(samples: int | None) -> int:
     return _MOST if samples is None else min(_MOST, max(_LEAST, samples // _PART))
 
 
-class _Counted:
-    """The prefix, and how many images have been through it."""
-
-    def __init__(self, prefix: FeaturesOf, total: int, stage: Stage | None) -> None:
-        self._prefix, self._total, self._stage = prefix, total, stage
-        self._done = 0
-
-    def __call__(self, x: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        features = self._prefix(x)
-        self._done += len(x)
-        if self._stage is not None:
-            self._stage("calibration", self._done, self._total)
-        return features
-
-
 def _work(images: int, size: tuple[int, int], recipe: Recipe, mirror: Mirror, specs: Specs, looks: bool) -> int:
     """How many images will go through the prefix."""
     total = images + bool(recipe)
     if _moves(recipe, mirror) and any(spec.spatial for spec in specs.values()):
         total += grid_passes(size) * min(images, _grid_images(images))
-    if recipe.flips and mirror.way == "mapped":
-        total += 2 * len(_fitted_on(images, specs)) * len(_together(specs, mirror.kernel))
+    if recipe.flips:
+        total += pairs(images, mirror, specs)
     if looks:
         total += images + (images // 2 if recipe.flips and mirror.way == "stored" else 0)
     return total
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The sample, and how batches of it are made. size: (H, W) of the base images."""
-
-    prefix: FeaturesOf
-    images: Sequence[Image.Image]
-    preprocess: Preprocess
-    batch: int
-    device: torch.device
-    size: tuple[int, int]
-
-    def batches(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.images), self.batch):
-            yield list(range(start, min(start + self.batch, len(self.images))))
-
-    def base(self, chosen: Sequence[int]) -> torch.Tensor:
-        return self.base_and_moved(chosen, None)[0]
-
-    def base_and_moved(self, chosen: Sequence[int], theta: Thetas | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The base images of these samples, and where there are thetas the images moved by them; each decoded once."""
-        base, moved = [], []
-        for place, i in enumerate(chosen):
-            image = self.images[i]
-            base.append(self.preprocess.base(image))
-            if tuple(base[-1].shape[1:]) != self.size:
-                raise InputError(
-                    f"calibration: base images of several sizes, {self.size} and {tuple(base[-1].shape[1:])}; all must "
-                    "be of one (height, width): add resize and center_crop to the preprocessing"
-                )
-            if theta is not None:
-                moved.append(render(image, self.preprocess, theta[place]))
-        shown = torch.stack(moved).to(self.device) if moved else None
-        return torch.stack(base).to(self.device), shown
 
 
 def _check(
@@ -253,22 +199,16 @@ def _stuck(spec: FeatureSpec, recipe: Recipe, mirror: Mirror) -> bool:
 
 def _moves(recipe: Recipe, mirror: Mirror) -> bool:
     """Whether the references leave something to move."""
-    return recipe.moves or (recipe.flips and mirror.way == "none")
+    return recipe.moves or (recipe.flips and mirror.flipped)
 
 
-def _spread(total: int, most: int) -> list[int]:
-    """At most `most` of range(total), evenly spread."""
-    count = min(total, most)
-    return [i * total // count for i in range(count)]
+def _how(spec: FeatureSpec, run: Run, grid: Grid | None, fill: torch.Tensor | None) -> LayerMove:
+    return LayerMove(spec, run.size, grid, None if fill is None else fill.to(run.device))
 
 
 def _grid_images(total: int) -> int:
     """How many of `total` samples the grid is measured on."""
     return max(_LEAST_GRID, min(_GRID_IMAGES, total // _PART))
-
-
-def _float(features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: x.float() for name, x in features.items()}
 
 
 def _finite(fill: torch.Tensor, layer: str) -> torch.Tensor:
@@ -289,41 +229,6 @@ def _similarity(comparison: Comparison, layer: str, finite: bool) -> Similarity:
     return comparison.similarity()
 
 
-def _fit_mirrors(run: _Run, mirror: Mirror, specs: Specs) -> dict[str, tuple[MirrorMap, float]]:
-    chosen = _fitted_on(len(run.images), specs)
-    fitted = {}
-    for names in _together(specs, mirror.kernel):
-        samples = {name: MirrorSample(specs[name], mirror.kernel, len(chosen)) for name in names}
-        for start in range(0, len(chosen), run.batch):
-            x = run.base(chosen[start : start + run.batch])
-            base, flipped = run.prefix(x), run.prefix(x.flip(-1))
-            for name, sample in samples.items():
-                sample.add(base[name], flipped[name])
-        for name in names:
-            fitted[name] = samples.pop(name).fit(name)
-    return fitted
-
-
-def _fitted_on(images: int, specs: Specs) -> list[int]:
-    """The samples that mirror maps are fitted on."""
-    sample_bytes = 2 * 4 * sum(spec.values for spec in specs.values())
-    return _spread(images, max(_LEAST_FIT, _FIT_BYTES // sample_bytes))
-
-
-def _together(specs: Specs, kernel: int) -> list[list[str]]:
-    """Layers whose mirror maps are fitted in one pass: all, unless their normal equations take too much memory."""
-    groups: list[list[str]] = []
-    left = 0
-    for name, spec in specs.items():
-        needed = 2 * 8 * unknowns_of(spec, kernel) ** 2
-        if not groups or needed > left:
-            groups.append([])
-            left = _MATRIX_BYTES
-        groups[-1].append(name)
-        left -= needed
-    return groups
-
-
 def _looks(
     recipe: Recipe, mirror: Mirror, seed: int, chosen: Sequence[int], size: tuple[int, int]
 ) -> tuple[Thetas, np.ndarray[Any, np.dtype[np.bool_]]]:
@@ -333,25 +238,6 @@ def _looks(
     turn = np.array(chosen) % looks
     mirrored = np.array([view_reference(int(t) + 1, recipe, mirror) == "mirror" for t in turn])
     return every[np.arange(len(chosen)), turn], mirrored
-
-
-def _references(
-    run: _Run,
-    base: dict[str, torch.Tensor],
-    x: torch.Tensor,
-    mirrored: np.ndarray[Any, np.dtype[np.bool_]],
-    maps: Mapping[str, tuple[MirrorMap, float]],
-    specs: Specs,
-) -> dict[str, torch.Tensor]:
-    """The references' features: the base's, and the mirror's for the samples `mirrored`."""
-    if not mirrored.any():
-        return base
-    where = torch.from_numpy(np.flatnonzero(mirrored)).to(run.device)
-    if maps:
-        flipped = {name: maps[name][0].apply(base[name][where]) for name in specs}
-    else:
-        flipped = _float(run.prefix(x[where].flip(-1)))
-    return {name: base[name].index_copy(0, where, flipped[name]) for name in specs}
 
 
 def _choose(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,6 +14,8 @@ import torch.nn.functional as F
 from fmshards.augment.features.places import to_map
 from fmshards.augment.mirror_map import MirrorMap
 from fmshards.calibration.least_squares import LeastSquares
+from fmshards.calibration.sensitive import largest
+from fmshards.calibration.similarity import Comparison
 from fmshards.codec import FeatureSpec
 from fmshards.errors import InputError, ModelError
 
@@ -21,11 +26,33 @@ _PLENTY = 20  # equations for each unknown beyond which more are left out
 _ENOUGH = 1 << 15  # ... and at least so many are kept
 _BATCH_BYTES = 64 << 20
 
+Pairs = tuple[torch.Tensor, torch.Tensor]
+"""Features of images and of their flips."""
+
+
+@dataclass(frozen=True)
+class FoundMirror:
+    """What becomes of one layer's mirror where it is not simply stored.
+
+    channels: those that are stored, rising. map: of all others; None where these are the base's own, flipped, or there
+    are none. error: of the whole mirror, stored channels counting as exact, |made - true|^2 / |true|^2 in dB, at least
+    -200, on `judged` samples that no map was fitted on; None where all channels are stored. own_error: the same on as
+    many of the `fitted` samples that the map was fitted on; None without a map.
+    """
+
+    channels: tuple[int, ...] = ()
+    map: MirrorMap | None = None
+    error: float | None = None
+    own_error: float | None = None
+    judged: int = 0
+    fitted: int = 0
+
 
 class MirrorSample:
-    """Pairs of features, of images and of their flips, given in batches: sums for the fit, the last fifth as it is.
+    """Pairs of features, of images and of their flips, given in batches: sums for the fit, two fifths as they are.
 
-    samples: how many there will be. The last fifth takes no part in the fit; the map's error is on it.
+    samples: how many there will be. The last fifth takes no part in the fit; the map's error is on it. The first fifth
+    is kept to compare that with.
 
     Raises InputError for fewer than 5 samples or a kernel too large for the number of channels.
     """
@@ -41,7 +68,9 @@ class MirrorSample:
             )
         self.spec = spec
         self._fitted, self._seen, self._lowest = samples - samples // 5, 0, math.inf
-        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._judged = samples // 5
+        self._kept: list[Pairs] = []
+        self._own: list[Pairs] = []
         self._places = None if spec.spatial is None else _Places(spec, kernel, self._fitted)
         tokens = 1 if spec.spatial is None else spec.class_tokens
         rows = self._fitted * (spec.values // spec.channels if spec.spatial is None else 1)
@@ -56,8 +85,10 @@ class MirrorSample:
             )
         base, mirror = base.float().cpu(), mirror.float().cpu()
         self._lowest = min(self._lowest, float(base.min()), float(mirror.min()))
-        count = min(max(self._fitted - self._seen, 0), len(base))
+        count, own = (min(max(end - self._seen, 0), len(base)) for end in (self._fitted, self._judged))
         self._seen += len(base)
+        if own:
+            self._own.append((base[:own].clone(), mirror[:own].clone()))
         if count < len(base):
             self._kept.append((base[count:].clone(), mirror[count:].clone()))
         x, y = base[:count], mirror[:count]
@@ -68,8 +99,11 @@ class MirrorSample:
         for token, rows in enumerate(self._rows):
             rows.add(x[:, token], y[:, token])
 
-    def fit(self, layer: str) -> tuple[MirrorMap, float]:
+    def fit(self, layer: str, stored: float = 0.0) -> FoundMirror:
         """The map from base to mirror, and its error in dB on the samples left out, with the ReLU where it has one.
+
+        stored: the share of channels that are stored instead: those that the map gets most wrong, by squared error on
+        all samples that are kept. The map is of the others then. It may be asked for again, for another share.
 
         Least squares by normal equations in float64, over the whole zero-padded map as `apply` sees it. What is fitted
         is the difference from the plain flip, so that the ridge (tiny, or chosen by inner validation where the sample
@@ -78,6 +112,29 @@ class MirrorSample:
 
         Raises ModelError, the layer named, where there is no finite map.
         """
+        fitted = self._map
+        judged, own = _joined(self._kept), _joined(self._own)
+        error = mirror_error(fitted, judged)
+        if not (math.isfinite(error) and all(np.isfinite(array).all() for array in fitted.to_arrays().values())):
+            raise ModelError(
+                f"{layer}: no mirror map can be fitted: features of the calibration sample are not finite, or too large"
+            )
+        if not stored:
+            return FoundMirror((), fitted, error, mirror_error(fitted, own), self._judged, self._fitted)
+        comparison = Comparison.empty(self.spec)
+        for base, mirror in (judged, own):
+            comparison.add(fitted.apply(base), mirror)
+        channels = largest(comparison.gap, stored)
+        others = [c for c in range(self.spec.channels) if c not in set(channels)]
+        if not others:
+            return FoundMirror(channels)
+        rest = fitted.select(others)
+        errors = (mirror_error(rest, judged, others), mirror_error(rest, own, others))
+        return FoundMirror(channels, rest, *errors, self._judged, self._fitted)
+
+    @cached_property
+    def _map(self) -> MirrorMap:
+        """Of all channels. Once: the sums are spent."""
         class_weight = class_bias = None
         fits = [rows.solve() for rows in self._rows]
         if self._places is None:
@@ -86,14 +143,7 @@ class MirrorSample:
             weight, bias = self._places.solve()
             if fits:
                 class_weight, class_bias = (torch.stack(parts) for parts in zip(*fits, strict=True))
-        fitted = MirrorMap(weight, bias, self._lowest >= 0, self.spec, class_weight, class_bias)
-        base, mirror = (torch.cat(part) for part in zip(*self._kept, strict=True))
-        error = mirror_error(fitted, base, mirror)
-        if not (math.isfinite(error) and all(np.isfinite(array).all() for array in fitted.to_arrays().values())):
-            raise ModelError(
-                f"{layer}: no mirror map can be fitted: features of the calibration sample are not finite, or too large"
-            )
-        return fitted, error
+        return MirrorMap(weight, bias, self._lowest >= 0, self.spec, class_weight, class_bias)
 
 
 def unknowns_of(spec: FeatureSpec, kernel: int) -> int:
@@ -101,13 +151,22 @@ def unknowns_of(spec: FeatureSpec, kernel: int) -> int:
     return spec.channels * (1 if spec.spatial is None else kernel * kernel) + 1
 
 
-def mirror_error(fitted: MirrorMap, base: torch.Tensor, mirror: torch.Tensor) -> float:
-    """10 log10(|apply(base) - mirror|^2 / |mirror|^2), in dB, at least -200."""
+def mirror_error(fitted: MirrorMap, pairs: Pairs, channels: Sequence[int] | None = None) -> float:
+    """10 log10(|apply(base) - mirror|^2 / |mirror|^2), in dB, at least -200. pairs: base and mirror, [B, *shape] each;
+    channels: those that the map gives, the others counting as exact."""
     error = energy = 0.0
-    for some, wanted in zip(torch.split(base, 64), torch.split(mirror, 64), strict=True):
-        error += float((fitted.apply(some) - wanted).double().square().sum())
+    where = None if channels is None else torch.tensor(channels)
+    for some, wanted in zip(*(torch.split(part, 64) for part in pairs), strict=True):
         energy += float(wanted.double().square().sum())
+        if where is not None:
+            wanted = wanted.index_select(fitted.spec.channel_axis + 1, where)
+        error += float((fitted.apply(some) - wanted).double().square().sum())
     return 10 * math.log10(max(error / max(energy, 1e-300), 1e-20))
+
+
+def _joined(kept: Sequence[Pairs]) -> Pairs:
+    base, mirror = (torch.cat(part) for part in zip(*kept, strict=True))
+    return base, mirror
 
 
 class _Rows:

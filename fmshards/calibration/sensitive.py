@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from fmshards.calibration.similarity import Comparison
 from fmshards.errors import InputError
@@ -57,8 +58,7 @@ class Sensitive:
         """
         count = comparison.spec.channels
         if self.fraction is not None:
-            k = max(1, math.ceil(self.fraction * count - 1e-9))
-            return tuple(sorted(int(c) for c in np.argsort(-comparison.gap, kind="stable")[:k]))
+            return largest(comparison.gap, self.fraction)
         if self.threshold is not None:
             cosine = comparison.similarity().cosine
             chosen = tuple(c for c, value in enumerate(cosine) if value < self.threshold)
@@ -72,6 +72,12 @@ class Sensitive:
         if listed[-1] >= count:
             raise InputError(f"sensitive={self}: {layer} has channels 0 to {count - 1}, there is no {listed[-1]}")
         return listed
+
+
+def largest(gap: npt.NDArray[np.float64], fraction: float) -> tuple[int, ...]:
+    """This share of the channels, at least one, rising: those of the largest `gap` [C] (ties: the lower number)."""
+    k = max(1, math.ceil(fraction * len(gap) - 1e-9))
+    return tuple(sorted(int(c) for c in np.argsort(-gap, kind="stable")[:k]))
 
 
 def parse_sensitive(value: str | float | Sequence[int] | Sensitive) -> Sensitive:

@@ -30,7 +30,13 @@ from fmshards.units import bytes_text, count_text
     "the PREPROCESS in it",
 )
 @click.option("--recipe", help="augmentation, such as 'flip+crop(pad=4)'; none by default")
-@click.option("--mirror", default="stored", show_default=True, help="stored, mapped, mapped(kernel=1) or none")
+@click.option(
+    "--mirror",
+    default="stored",
+    show_default=True,
+    help="where features of flipped images come from: stored, mapped, mapped(kernel=1), none; or stored in part, as "
+    "stored(0.3) or stored(0.3, rest=flip, rate=2)",
+)
 @click.option("--views", default=0, show_default=True, help="stored views of the sensitive channels")
 @click.option("--sensitive", help="which channels views hold: a fraction, threshold(0.9), or a list [0,3,5]")
 @click.option("--calibration", type=int, help="samples that calibration looks at; by default an eighth, 16 to 512")

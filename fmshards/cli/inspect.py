@@ -20,7 +20,7 @@ def command(url: str, sample: int | None, as_json: bool) -> None:
     if sample is not None:
         _sample(url, sample, as_json)
         return
-    from fmshards.shards.describe import inspect
+    from fmshards.shards.describe import inspect, mirror_text
 
     found = inspect(url)
     if as_json:
@@ -38,7 +38,10 @@ def command(url: str, sample: int | None, as_json: bool) -> None:
         "error dB",
         "worst channel dB",
     ]
-    table([_layer_row(layer) for layer in found["layers"]], [*header, "mapped mirror dB"])
+    table([_layer_row(layer) for layer in found["layers"]], [*header, "mirror dB"])
+    for layer in found["layers"]:
+        if (text := mirror_text(layer)) is not None:
+            click.echo(text)
     for title in ("identity", "options", "provenance"):
         click.echo(f"{title}:")
         for key, value in _flat({k: v for k, v in found[title].items() if k not in _FOR_PROGRAMS}):
@@ -115,8 +118,9 @@ def _sample(url: str, index: int, as_json: bool) -> None:
     )
 
 
-_FOR_PROGRAMS = ("parts", "probe")
-"""Of provenance: lines by the hundred that tell whether a model is the set's; --json has them."""
+_FOR_PROGRAMS = ("mirror_maps", "parts", "probe")
+"""Of provenance: lines by the hundred that tell whether a model is the set's, and what is told above; --json has
+them."""
 _NUMBERS = ("min", "max", "mean", "std", "zeros")
 
 

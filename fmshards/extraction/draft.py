@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fmshards.calibration import FeaturesOf, LayerCalibration, Stage, calibrate
-from fmshards.codec import Codec, Sample, fit, sample_for, samples_wanted
+from fmshards.codec import Rate, Sample, fit, sample_for, samples_wanted
 from fmshards.errors import InputError, ModelError
 from fmshards.extraction.calibration_images import calibration_images, head
 from fmshards.extraction.decode import Decoder
@@ -39,9 +39,7 @@ def draft_plan(request: Request, stage: Stage | None = None) -> tuple[Plan, Arra
     found = _cuts(request, example)
     prefix = _named_prefix(request, found, example)
     dtypes = _check_features(prefix, example, found)
-    options = request.options
-    wanted = {n: sample_for(options.layers[n], cut.spec, options.order, len(images)) for n, cut in found.items()}
-    samples = {name: sample for name, sample in wanted.items() if sample is not None}
+    samples = {name: _samples(request, name, cut, len(images)) for name, cut in found.items()}
     measured = calibrate(
         prefix,
         images,
@@ -51,17 +49,14 @@ def draft_plan(request: Request, stage: Stage | None = None) -> tuple[Plan, Arra
         request.options.views,
         request.sensitive,
         {name: cut.spec for name, cut in found.items()},
-        samples=samples,
+        samples={name: list(wanted.values()) for name, wanted in samples.items()},
         batch=request.batch,
         seed=request.options.seed,
         device=request.device,
         stage=stage,
     )
-    codecs = {n: fit(options.layers[n], cut.spec, samples.get(n), None, options.filter) for n, cut in found.items()}
-    layers = tuple(
-        _layer(request, name, found[name], codecs[name], samples.get(name), measured[name], dtypes[name])
-        for name in found
-    )
+    layers = tuple(_layer(request, name, found[name], samples[name], measured[name], dtypes[name]) for name in found)
+    rows = [codec.row_bytes for each in layers for codec in (each.base_codec, each.own_mirror_codec) if codec]
     mirrored = request.recipe.flips and request.mirror.way != "none"
     stored = ("mirror",) if mirrored and request.mirror.way == "stored" else ()
     plan = Plan(
@@ -74,9 +69,10 @@ def draft_plan(request: Request, stage: Stage | None = None) -> tuple[Plan, Arra
             "source": request.source_text,
             "probe": request.identities.probe(list(found), size, int(base.shape[0])),
             "parts": {name: request.identities.parts(name) for name in found},
+            **_mirror_notes(measured, found),
         },
         inputs=request.source.inputs,
-        chunk=request.options.chunk or chunk_length(max(codec.row_bytes for codec in codecs.values())),
+        chunk=request.options.chunk or chunk_length(max(rows)),
         base_size=size,
         recipe=request.recipe.to_json(),
         mirror=request.mirror.to_json(),
@@ -148,23 +144,37 @@ def _check_features(prefix: FeaturesOf, example: torch.Tensor, found: Mapping[st
     return dtypes
 
 
+def _samples(request: Request, name: str, cut: Cut, images: int) -> dict[str, Sample]:
+    """What the codecs of a layer are fitted to, by the text of the rate; nothing for one that wants none."""
+    found: dict[str, Sample] = {}
+    for rate in {str(rate): rate for rate in (request.options.layers[name], _mirror_rate(request, name))}.values():
+        sample = sample_for(rate, cut.spec, request.options.order, images)
+        if sample is not None:
+            found[str(rate)] = sample
+    return found
+
+
+def _mirror_rate(request: Request, name: str) -> Rate:
+    """That of the stored channels of the mirror: its own, else the layer's."""
+    rate = request.mirror.rate
+    return request.options.layers[name] if rate is None else rate
+
+
 def _layer(
-    request: Request,
-    name: str,
-    cut: Cut,
-    codec: Codec,
-    sample: Sample | None,
-    measured: LayerCalibration,
-    dtype: str,
+    request: Request, name: str, cut: Cut, samples: Mapping[str, Sample], measured: LayerCalibration, dtype: str
 ) -> LayerPlan:
-    options, view, sensitive = request.options, None, measured.sensitive
-    if options.views and sensitive:
-        view = fit(options.layers[name], cut.spec.select(len(sensitive)), sample, sensitive, options.filter)
+    options = request.options
+
+    def fitted(rate: Rate, channels: tuple[int, ...] | None) -> dict[str, Any]:
+        spec = cut.spec if channels is None else cut.spec.select(len(channels))
+        return fit(rate, spec, samples.get(str(rate)), channels, options.filter).config()
+
+    sensitive, stored = measured.sensitive, () if measured.mirror is None else measured.mirror.channels
     return LayerPlan(
         name=name,
         cut=cut.name,
-        codec=codec.config(),
-        view_codec=None if view is None else view.config(),
+        codec=fitted(options.layers[name], None),
+        view_codec=fitted(options.layers[name], sensitive) if options.views and sensitive else None,
         sensitive=measured.sensitive,
         similarity=measured.similarity,
         grid=measured.grid,
@@ -172,7 +182,26 @@ def _layer(
         dtype=dtype,
         nonnegative=measured.nonnegative,
         mirror_error=None if measured.mirror_error is None else max(measured.mirror_error, _EXACT_DB),
+        mirror_channels=stored,
+        mirror_codec=fitted(_mirror_rate(request, name), stored) if stored else None,
     )
+
+
+def _mirror_notes(measured: Mapping[str, LayerCalibration], found: Mapping[str, Cut]) -> dict[str, Any]:
+    """`mirror_maps` of a plan's provenance: what each layer's map costs, and on how much it was fitted and judged."""
+    maps = {}
+    for name, layer in measured.items():
+        if layer.mirror is not None and layer.mirror.map is not None:
+            maps[name] = {
+                "kernel": layer.mirror.map.kernel,
+                "outputs": len(layer.mirror.map.bias),
+                "multiplications": layer.mirror.map.multiplications,
+                "model_flops": found[name].flops_before + found[name].flops_after,
+                "fitted": layer.mirror.fitted,
+                "judged": layer.mirror.judged,
+                "own_error_db": layer.mirror.own_error,
+            }
+    return {"mirror_maps": maps} if maps else {}
 
 
 def _arrays(measured: Mapping[str, LayerCalibration]) -> Arrays:

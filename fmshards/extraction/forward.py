@@ -41,7 +41,7 @@ def run_prefix(
 class Forward:
     """Batch -> {layer: {stream: [B, *shape]}}: base, mirror and views, each a batch of its own.
 
-    The mirror is the flipped base tensor. Of a view only the layer's sensitive channels are kept.
+    The mirror is the flipped base tensor. Of each stream the channels that it stores are kept.
     """
 
     def __init__(
@@ -49,11 +49,12 @@ class Forward:
     ) -> None:
         self._prefix, self._plan, self._device = prefix, plan, device
         self._precision, self._memory_format = precision, memory_format
-        self._channels: dict[str, tuple[int, torch.Tensor | None]] = {}
+        self._channels: dict[tuple[str, str], torch.Tensor] = {}
         for layer in plan.layers:
-            whole = len(layer.sensitive) == layer.spec.channels
-            index = None if whole else torch.tensor(layer.sensitive, dtype=torch.long, device=device)
-            self._channels[layer.name] = (layer.spec.channel_axis + 1, index)
+            for stream in plan.streams(layer.name):
+                if stream.channels is not None and len(stream.channels) < layer.spec.channels:
+                    index = torch.tensor(stream.channels, dtype=torch.long, device=device)
+                    self._channels[layer.name, stream.name] = index
 
     def __call__(self, batch: Batch) -> dict[str, dict[str, torch.Tensor]]:
         features: dict[str, dict[str, torch.Tensor]] = {layer.name: {} for layer in self._plan.layers}
@@ -67,10 +68,8 @@ class Forward:
             for layer in self._plan.layers:
                 for stream in self._plan.streams(layer.name):
                     if stream.name == name:
-                        feature = found[layer.cut]
-                        features[layer.name][name] = self._select(layer.name, feature) if stream.view else feature
+                        feature, index = found[layer.cut], self._channels.get((layer.name, name))
+                        if index is not None:
+                            feature = feature.index_select(layer.spec.channel_axis + 1, index)
+                        features[layer.name][name] = feature
         return features
-
-    def _select(self, layer: str, feature: torch.Tensor) -> torch.Tensor:
-        axis, index = self._channels[layer]
-        return feature if index is None else feature.index_select(axis, index)

@@ -125,14 +125,26 @@ class Catalog:
 
     def streams(self, layer: LayerPlan, shown: Combination) -> tuple[Stream, ...]:
         """The streams of a layer's chunk that show a combination: its reference, unless a view holds every channel,
-        and its view. A mirror that is not stored is mapped from the base."""
+        and its view. A mirror that is not stored is made from the base, one that is stored in part from both."""
         stored = {stream.name: stream for stream in self.manifest.plan.streams(layer.name)}
         out = []
         if not (shown.view and layer.whole_views):
-            out.append(stored[MIRROR if shown.mirrored and MIRROR in stored else BASE])
+            mirror = stored.get(MIRROR) if shown.mirrored else None
+            out += [stored[BASE]] if mirror is None or mirror.channels is not None else []
+            out += [] if mirror is None else [mirror]
         if shown.view and layer.view_codec is not None:
             out.append(stored[f"view{shown.view}"])
         return tuple(out)
+
+    def mirror_rows(self, shown: Iterable[Combination]) -> dict[str, int]:
+        """Bytes of a row of the mirror's stored channels, by layer, where one of these combinations brings them."""
+        return {
+            layer.name: stream.codec.row_bytes
+            for layer in self.layers
+            for combination in shown
+            for stream in self.streams(layer, combination)
+            if stream.name == MIRROR and stream.channels is not None
+        }
 
     def row_bytes(self, shown: Combination) -> int:
         """Compressed bytes that one sample holds, over all layers."""

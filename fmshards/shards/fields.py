@@ -25,7 +25,7 @@ _INTEGER = {"cls", "cls2", "index", "id"}
 _JSON = {"json"}
 _TEXT = {"txt", "text"}
 _OWN = ("theta", "view", "mirrored", "valid", "__key__", "__url__")
-_OF_A_LAYER = ("", ".rows", ".view_rows", ".view")
+_OF_A_LAYER = ("", ".rows", ".mirror_rows", ".view_rows", ".view")
 _INSTEAD = "repair it, or leave the field out"
 
 

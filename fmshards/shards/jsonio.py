@@ -135,6 +135,10 @@ class Fields:
             raise FormatError(f"{self.where}: {name!r} is missing")
         return value
 
+    def has(self, name: str) -> bool:
+        """Whether `name` is there, and not yet taken."""
+        return name in self._left
+
     def optional(self, name: str) -> Any:
         """What `name` holds; None where it is left out."""
         return self._left.pop(name, None)

@@ -34,13 +34,15 @@ BASE, MIRROR = "base", "mirror"
 class Stream:
     """The rows of one layer of one thing that chunks store: a reference (`view` 0), or view `view` of it.
 
-    name: "base", "mirror", "view1" ...; reference: BASE or MIRROR. codec: of its rows.
+    name: "base", "mirror", "view1" ...; reference: BASE or MIRROR. codec: of its rows. channels: those of the feature
+    that it holds; None: the whole feature.
     """
 
     name: str
     reference: str
     view: int
     codec: Codec
+    channels: tuple[int, ...] | None = None
 
     @property
     def member(self) -> str:
@@ -91,7 +93,9 @@ class Similarity:
 class LayerPlan:
     """One layer of a set. `codec` and `view_codec` are codec configs; `flops` counts the prefix for one sample.
 
-    `mirror_error` is the mapped mirror's relative squared error on held-out samples, in dB; None unless mapped.
+    `mirror_error` is the relative squared error of a mirror that is mapped or stored in part, on held-out samples, in
+    dB; None where it is simply stored, or there is none. Of a mirror that is stored in part `mirror_channels` are the
+    stored ones and `mirror_codec` the config of their rows; () and None where it is stored as the base is, or not.
     """
 
     name: str
@@ -105,11 +109,14 @@ class LayerPlan:
     dtype: str
     nonnegative: bool
     mirror_error: float | None
+    mirror_channels: tuple[int, ...] = ()
+    mirror_codec: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         # As they will be read back: a plan that was written equals the plan in memory.
         object.__setattr__(self, "codec", plain(self.codec, f"layer {self.name}: codec"))
         object.__setattr__(self, "view_codec", plain(self.view_codec, f"layer {self.name}: view_codec"))
+        object.__setattr__(self, "mirror_codec", plain(self.mirror_codec, f"layer {self.name}: mirror_codec"))
 
     @cached_property
     def base_codec(self) -> Codec:
@@ -120,6 +127,11 @@ class LayerPlan:
     def own_view_codec(self) -> Codec | None:
         """The codec of the views' rows; None where the layer has none."""
         return None if self.view_codec is None else codec_from_config(self.view_codec)
+
+    @cached_property
+    def own_mirror_codec(self) -> Codec | None:
+        """The codec of the mirror's rows; None where the mirror is not stored, or is as the base is."""
+        return None if self.mirror_codec is None else codec_from_config(self.mirror_codec)
 
     @property
     def spec(self) -> FeatureSpec:
@@ -137,15 +149,18 @@ class LayerPlan:
         mirrored: the mirror is a reference, so that even views are of it.
         """
         out = [Stream(BASE, BASE, 0, self.base_codec)]
+        own = self.own_mirror_codec
         if mirror_stored:
-            out.append(Stream(MIRROR, MIRROR, 0, self.base_codec))
+            part = (self.base_codec, None) if own is None else (own, self.mirror_channels)
+            out.append(Stream(MIRROR, MIRROR, 0, *part))
         if self.own_view_codec is not None:
             for v in range(1, views + 1):
                 reference = MIRROR if mirrored and v % 2 == 0 else BASE
-                out.append(Stream(f"view{v}", reference, v, self.own_view_codec))
+                out.append(Stream(f"view{v}", reference, v, self.own_view_codec, self.sensitive))
         return tuple(out)
 
     def to_json(self) -> dict[str, Any]:
+        part = {"mirror_channels": [int(c) for c in self.mirror_channels], "mirror_codec": self.mirror_codec}
         return {
             "name": self.name,
             "cut": self.cut,
@@ -158,6 +173,7 @@ class LayerPlan:
             "dtype": self.dtype,
             "nonnegative": self.nonnegative,
             "mirror_error": None if self.mirror_error is None else float(self.mirror_error),
+            **(part if self.mirror_codec is not None else {}),
         }
 
     @staticmethod
@@ -178,6 +194,7 @@ class LayerPlan:
             dtype=fields.text("dtype", 32),
             nonnegative=fields.flag("nonnegative"),
             mirror_error=fields.number_or_none("mirror_error"),
+            **_part(fields),
         )
         fields.done()
         out.check(where)
@@ -187,9 +204,10 @@ class LayerPlan:
         """Raise FormatError where the parts of this layer contradict each other."""
         codec = _codec(self.codec, f"{where}: codec")
         channels = codec.spec.channels
-        ordered = all(type(c) is int and 0 <= c < channels for c in self.sensitive)
-        if not ordered or list(self.sensitive) != sorted(set(self.sensitive)):
-            raise FormatError(f"{where}: sensitive must be rising channel numbers below {channels}")
+        for what, numbers in (("sensitive", self.sensitive), ("mirror_channels", self.mirror_channels)):
+            ordered = all(type(c) is int and 0 <= c < channels for c in numbers)
+            if not ordered or list(numbers) != sorted(set(numbers)):
+                raise FormatError(f"{where}: {what} must be rising channel numbers below {channels}")
         if self.similarity is not None:
             found = (len(self.similarity.cosine), len(self.similarity.error))
             if found != (channels, channels):
@@ -201,6 +219,20 @@ class LayerPlan:
                     f"{where}: a view of {len(self.sensitive)} channels of {list(codec.spec.shape)} cannot have "
                     f"shape {list(view.spec.shape)}"
                 )
+        if self.mirror_codec is not None:
+            mirror = _codec(self.mirror_codec, f"{where}: mirror_codec")
+            if not self.mirror_channels or mirror.spec != codec.spec.select(len(self.mirror_channels)):
+                raise FormatError(
+                    f"{where}: a mirror of {len(self.mirror_channels)} channels of {codec.spec.kind} "
+                    f"{list(codec.spec.shape)} cannot have the rows of {mirror.spec.kind} {list(mirror.spec.shape)}"
+                )
+
+
+def _part(fields: Fields) -> dict[str, Any]:
+    """The keys of a mirror that is stored in part: both are there, or neither. {} where neither is."""
+    if not fields.has("mirror_codec") and not fields.has("mirror_channels"):
+        return {}
+    return {"mirror_channels": tuple(fields.items("mirror_channels")), "mirror_codec": fields.object("mirror_codec")}
 
 
 def _codec(config: dict[str, Any], where: str) -> Codec:

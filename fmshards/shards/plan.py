@@ -102,7 +102,7 @@ class Plan:
 
     @property
     def mirror_stored(self) -> bool:
-        """Whether that feature is stored, and not mapped from the base's."""
+        """Whether that feature is stored, or some channels of it, and not mapped from the base's alone."""
         return MIRROR in self.members
 
     def streams(self, layer: str) -> tuple[Stream, ...]:
@@ -237,6 +237,8 @@ def _check(plan: Plan, where: str) -> None:
     if plan.mirror_stored and not plan.mirrored:
         raise FormatError(f"{where}: the mirror is stored but is not among the references")
     for layer in plan.layers:
+        if layer.mirror_codec is not None and not plan.mirror_stored:
+            raise FormatError(f"{where}: layer {layer.name}: a mirror_codec is there, but no mirror is stored")
         wanted = plan.views > 0 and bool(layer.sensitive)
         if (layer.view_codec is not None) != wanted:
             raise FormatError(

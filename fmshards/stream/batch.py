@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,18 +31,25 @@ def fields_of(fetched: Fetched, layers: Iterable[str]) -> dict[str, list[Any]]:
 
 
 def rows_of(fetched: Fetched) -> dict[str, NDArray[np.uint8]]:
-    """A chunk's rows as a batch names them: `<layer>.rows` of the reference, `<layer>.view_rows` of the view."""
-    return {
-        f"{layer}.{'rows' if stream in (BASE, MIRROR) else 'view_rows'}": rows
-        for layer, streams in fetched.rows.items()
-        for stream, rows in streams.items()
-    }
+    """A chunk's rows as a batch names them: `<layer>.rows` of the reference, `<layer>.mirror_rows` of the channels that
+    are stored beside it of a mirror, `<layer>.view_rows` of the view."""
+    out = {}
+    for layer, streams in fetched.rows.items():
+        for stream, rows in streams.items():
+            beside = "mirror_rows" if stream == MIRROR and BASE in streams else "rows"
+            out[f"{layer}.{beside if stream in (BASE, MIRROR) else 'view_rows'}"] = rows
+    return out
 
 
-def chunk_columns(fetched: Fetched, layers: Iterable[str]) -> Columns:
-    """A chunk's rows and everything that goes with them, [n, ...] each."""
+def chunk_columns(fetched: Fetched, layers: Iterable[str], mirror_rows: Mapping[str, int]) -> Columns:
+    """A chunk's rows and everything that goes with them, [n, ...] each.
+
+    mirror_rows: what `Catalog.mirror_rows` says of all that is shown: chunks of one run have the same columns, so one
+    that shows the base has zeros in place of the mirror's stored channels.
+    """
     n, shown = fetched.n, fetched.shown
     columns: Columns = {
+        **{f"{layer}.mirror_rows": np.zeros((n, size), np.uint8) for layer, size in mirror_rows.items()},
         **rows_of(fetched),
         "sample": fetched.first + np.arange(n),
         "view": np.full(n, shown.view, np.int64),

@@ -37,8 +37,9 @@ class FeatureDataset(IterableDataset[Batch]):
     A batch is a dict: each layer `dtype` [b, *shape]; `cls` int64 [b]; other fields lists; `__key__` list of str;
     `theta` float32 [b, 2, 3]; `view` int64 [b], 0 for none; `mirrored` bool [b]; `valid` bool [b]. With
     `decode=False`, uint8 `<layer>.rows` [b, row_bytes] and, where views are stored, `<layer>.view_rows` stand in for
-    the layer (the view's alone where a view is whole), for a FeatureDecoder. A field named like a layer or like one
-    of these comes as `field.<name>`.
+    the layer (the view's alone where a view is whole), for a FeatureDecoder; where the mirror is stored in part,
+    training brings `<layer>.mirror_rows` too, its stored channels (zeros where `mirrored` is False). A field named like
+    a layer or like one of these comes as `field.<name>`.
 
     batch_size: b, samples of one rank's batch. layers: names, None for all. fields: names of the stored fields to
     decode and hand on, None for all, [] for none. train: epochs that differ, in the order of order.py, augmented
@@ -185,6 +186,7 @@ class FeatureDataset(IterableDataset[Batch]):
         laid: deque[order.Stretch] = deque()
         fetched = read_ahead(self._fetcher, self._wanted(stretches, laid, epoch), READ_AHEAD)
         layers = [layer.name for layer in self.catalog.layers]
+        parts = self.catalog.mirror_rows(self._shown)
         # The next chunk brings the stretch that it is for, if that is not laid out; at the end there is none.
         while (first := next(fetched, None)) is not None or laid:
             chunks = fetched if first is None else chain([first], fetched)
@@ -196,8 +198,9 @@ class FeatureDataset(IterableDataset[Batch]):
                     for f in range(done, need):
                         chunk = next(chunks)
                         rows = slice(stretch.start[f], stretch.start[f] + stretch.count[f])
-                        window.put(chunk_columns(chunk, layers), stretch.row[rows], stretch.place[rows], chunk.where)
-                        del chunk
+                        columns = chunk_columns(chunk, layers, parts)
+                        window.put(columns, stretch.row[rows], stretch.place[rows], chunk.where)
+                        del chunk, columns
                     done = max(done, need)
                     if i == len(stretch.batches):
                         break
@@ -226,8 +229,7 @@ class FeatureDataset(IterableDataset[Batch]):
             )
 
     def _job(self, workers: int) -> Job:
-        catalog = self.catalog
-        shown = catalog.combinations if self.augment else (PLAIN,)
+        catalog, shown = self.catalog, self._shown
         return Job(
             samples=catalog.manifest.samples,
             chunks=catalog.chunks,
@@ -238,6 +240,11 @@ class FeatureDataset(IterableDataset[Batch]):
             workers=whole("workers", workers, 0),
             memory=self.memory,
         )
+
+    @property
+    def _shown(self) -> tuple[Combination, ...]:
+        """What chunks can show."""
+        return self.catalog.combinations if self.augment else (PLAIN,)
 
     def _rank(self) -> tuple[int, int]:
         """(rank, ranks): as given, else as they are now in the main process, else as they were there."""

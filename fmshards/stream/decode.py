@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fmshards.augment import LayerMove, MirrorMap, move, replace
+from fmshards.augment import LayerMove, MirrorParts, may_look, move, replace
 from fmshards.codec import FeatureSpec
 from fmshards.codec.operators import Decode
 from fmshards.errors import InputError
@@ -31,19 +31,21 @@ class _Layer:
     plan: LayerPlan
     codec: Decode
     view_codec: Decode | None
+    mirror_codec: Decode | None
+    """Of the stored channels of a mirror that is stored in part."""
     move: LayerMove
-    mirror: MirrorMap | None
-    """The map where the mirror is mapped; None where it is stored or there is none."""
+    mirror: MirrorParts | None
+    """Where the mirror is mapped or stored in part; None where it is simply stored or there is none."""
 
 
 class FeatureDecoder(nn.Module):
     """Decodes and augments batches of rows, as a loader with `decode=False` yields them.
 
-    `FeatureDecoder("OUT")(batch)` replaces each `<layer>.rows` uint8 [B, row_bytes] and `<layer>.view_rows` by
-    `<layer>` `dtype` [B, *shape], on the rows' device: rows -> features -> mirror map -> moved by theta -> stored
-    channels put in. Maps (C, H, W) come in `memory_format`. On a CUDA device nothing waits for it, and the module can
-    be compiled whole and captured in a CUDA graph. It has no parameters and no buffers, so that a model that holds one
-    has the same state.
+    `FeatureDecoder("OUT")(batch)` replaces each `<layer>.rows` uint8 [B, row_bytes], `<layer>.mirror_rows` and
+    `<layer>.view_rows` by `<layer>` `dtype` [B, *shape], on the rows' device: rows -> features -> mirror, from its
+    stored channels and its map -> moved by theta -> the view's channels put in. Maps (C, H, W) come in
+    `memory_format`. On a CUDA device nothing waits for it, and the module can be compiled whole and captured in a CUDA
+    graph. It has no parameters and no buffers, so that a model that holds one has the same state.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class FeatureDecoder(nn.Module):
             raise InputError(f"source: expected a set's path or URL, found a {type(source).__name__}")
         catalog = source if isinstance(source, Catalog) else open_catalog(source, layers)
         self._layers = tuple(_layers(catalog))
-        self._placed: dict[tuple[str, torch.device], tuple[LayerMove, MirrorMap | None]] = {}
+        self._placed: dict[tuple[str, torch.device], tuple[LayerMove, MirrorParts | None]] = {}
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A new dict with features in place of rows. Raises InputError where a layer's rows are missing."""
@@ -68,7 +70,7 @@ class FeatureDecoder(nn.Module):
                 f"batch: expected a dict, as a loader with decode=False yields, found {type(batch).__name__}"
             )
         names = [layer.plan.name for layer in self._layers]
-        rows = {f"{name}.{ending}" for name in names for ending in ("rows", "view_rows")}
+        rows = {f"{name}.{ending}" for name in names for ending in ("rows", "mirror_rows", "view_rows")}
         out = {key: value for key, value in batch.items() if key not in rows}
         return out | {name: self.decode_layer(name, batch) for name in names}
 
@@ -139,18 +141,45 @@ class FeatureDecoder(nn.Module):
     def _augmented(
         self, layer: _Layer, x: torch.Tensor, view: torch.Tensor | None, batch: dict[str, Any]
     ) -> torch.Tensor:
-        """The decoded references mapped and moved, the view's channels put in."""
+        """The decoded references, the mirror put together where it is not simply stored, moved; the view's channels put
+        in."""
         theta, mirrored = batch["theta"].to(x.device), batch["mirrored"].to(x.device)
         how, mirror = self._on(layer, x.device)
-        if mirror is not None:
-            x = _mapped(mirror, x, mirrored)
-        return move(x, theta, mirrored, how, view, self.dtype, self._format(how.spec))
+        memory_format = self._format(how.spec)
+        if mirror is None:
+            return move(x, theta, mirrored, how, view, self.dtype, memory_format)
+        stored = self._stored(layer, batch.get(f"{layer.plan.name}.mirror_rows"), mirrored)
+        return mirror.move(x, stored, theta, mirrored, view, self.dtype, memory_format)
 
-    def _on(self, layer: _Layer, device: torch.device) -> tuple[LayerMove, MirrorMap | None]:
+    def _stored(self, layer: _Layer, rows: Any, mirrored: torch.Tensor) -> torch.Tensor | None:
+        """The mirror's stored channels float32 [B, ...]; where values may be looked at, of `mirrored` samples alone."""
+        if layer.mirror_codec is None:
+            return None
+        if rows is None:
+            self._must_be_base(layer, mirrored)
+            return None
+        spec = layer.mirror_codec.spec
+        if len(rows) != len(mirrored):
+            raise InputError(f"the batch has {len(mirrored)} samples and {len(rows)} {layer.plan.name}.mirror_rows")
+        if not may_look(mirrored):
+            return self._features(layer.mirror_codec, rows)
+        out = _empty((len(rows), *spec.shape), torch.float32, mirrored.device, self._format(spec))
+        if bool(mirrored.any()):
+            out[mirrored] = self._features(layer.mirror_codec, torch.as_tensor(rows)[mirrored])
+        return out
+
+    def _must_be_base(self, layer: _Layer, mirrored: torch.Tensor) -> None:
+        what = f"the batch has mirrored samples and no {layer.plan.name}.mirror_rows, channels that their mirror needs"
+        if not may_look(mirrored):
+            torch._assert_async(~mirrored.any(), what)
+        elif bool(mirrored.any()):
+            raise InputError(f"{what}; give the decoder batches of a loader with decode=False as they are")
+
+    def _on(self, layer: _Layer, device: torch.device) -> tuple[LayerMove, MirrorParts | None]:
         # Kept beside the module, not as its buffers: they are the set's, not the model's.
         key = (layer.plan.name, device)
         if key not in self._placed:
-            self._placed[key] = layer.move.on(device), None if layer.mirror is None else layer.mirror.to(device)
+            self._placed[key] = layer.move.on(device), None if layer.mirror is None else layer.mirror.on(device)
         return self._placed[key]
 
     def extra_repr(self) -> str:
@@ -176,20 +205,7 @@ def _empty(
 
 def _stays(theta: torch.Tensor, mirrored: torch.Tensor) -> bool:
     """Whether it is known that nothing moves, as in evaluation and in training without augmentation."""
-    return _may_look(theta) and not bool(mirrored.any()) and bool((theta == torch.eye(2, 3)).all())
-
-
-def _may_look(x: torch.Tensor) -> bool:
-    """Whether the host may ask for values: a device would have to be waited for, and a compiled graph breaks."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def _mapped(mirror: MirrorMap, x: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
-    if not _may_look(x):
-        return torch.where(mirrored.view(-1, *[1] * (x.dim() - 1)), mirror.apply(x), x)
-    if bool(mirrored.any()):
-        x[mirrored] = mirror.apply(x[mirrored])
-    return x
+    return may_look(theta) and not bool(mirrored.any()) and bool((theta == torch.eye(2, 3)).all())
 
 
 def _layers(catalog: Catalog) -> list[_Layer]:
@@ -197,14 +213,17 @@ def _layers(catalog: Catalog) -> list[_Layer]:
     calibrated = read_calibrated(catalog.url, plan, catalog.layers)
     out = []
     for layer in catalog.layers:
-        view, own = layer.own_view_codec, calibrated[layer.name]
+        view, mirror, own = layer.own_view_codec, layer.own_mirror_codec, calibrated[layer.name]
+        how = LayerMove(layer.spec, plan.base_size, layer.grid, own.fill, layer.sensitive)
+        made = own.mirror is not None or mirror is not None
         out.append(
             _Layer(
                 layer,
                 Decode(layer.base_codec),
                 None if view is None else Decode(view),
-                LayerMove(layer.spec, plan.base_size, layer.grid, own.fill, layer.sensitive),
-                own.mirror,
+                None if mirror is None else Decode(mirror),
+                how,
+                MirrorParts.of(how, layer.mirror_channels, own.mirror) if made else None,
             )
         )
     return out

@@ -90,7 +90,7 @@ class ChunkDecoder:
         drawn = order.Combinations(len(shown), self.seed, epoch)
         for chunk in catalog.chunks_of(catalog.shard_names.index(name)):
             combination = shown[drawn.of(chunk)] if self.augment else PLAIN
-            columns = chunk_columns(fetcher.fetch(chunk, combination), [layer.name for layer in catalog.layers])
+            columns = chunk_columns(fetcher.fetch(chunk, combination), [layer.name for layer in catalog.layers], {})
             for at in range(0, len(columns[KEYS]), _AT_ONCE):
                 part = {key: column[at : at + _AT_ONCE].copy() for key, column in columns.items()}
                 batch = decoder(batch_of(part, None, catalog, self.seed, epoch, self.augment))

@@ -128,7 +128,7 @@ def test_a_relu_is_noticed(images, preprocess):
 
 def test_without_a_recipe_there_is_nothing_to_measure(images, preprocess):
     found = run(mostly_equivariant, images, preprocess, parse_recipe(None), STORED, 0, None)["cut"]
-    assert dataclasses.astuple(found) == (None, (), None, None, None, None, False)
+    assert dataclasses.astuple(found) == (None, (), None, None, None, False)
 
 
 def several(x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -283,8 +283,8 @@ def test_features_of_any_size_are_compared(images, preprocess, scale):
 
 
 def test_features_are_not_kept(preprocess, monkeypatch):
-    """Beside the fifth by which a mirror map is judged, of a bounded number of samples."""
-    module = importlib.import_module("fmshards.calibration.calibrate")
+    """Beside the fifth by which a mirror map is judged and one to compare with, of a bounded number of samples."""
+    module = importlib.import_module("fmshards.calibration.mirrors")
     samples = []
 
     class Kept(module.MirrorSample):
@@ -292,19 +292,20 @@ def test_features_are_not_kept(preprocess, monkeypatch):
             super().__init__(*given)
             samples.append(self)
 
-    monkeypatch.setattr(module, "_FIT_BYTES", 100_000)
+    monkeypatch.setattr(module, "FIT_BYTES", 100_000)
     monkeypatch.setattr(module, "MirrorSample", Kept)
     generator = np.random.default_rng(0)
     many = [Image.fromarray(a) for a in generator.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)]
     run(mostly_equivariant, many, preprocess, FLIP, Mirror("mapped", 1), batch=5)
     assert [s._seen for s in samples] == [16]
     assert sum(len(base) for base, _ in samples[0]._kept) == 3
+    assert sum(len(base) for base, _ in samples[0]._own) == 3
 
 
 def test_layers_whose_equations_take_much_memory_are_fitted_one_after_another(images, preprocess, monkeypatch):
-    module = importlib.import_module("fmshards.calibration.calibrate")
+    module = importlib.import_module("fmshards.calibration.mirrors")
     together = run(several, images, preprocess, FLIP, Mirror("mapped", 3), 0, None, SEVERAL)
-    monkeypatch.setattr(module, "_MATRIX_BYTES", 1)
+    monkeypatch.setattr(module, "MATRIX_BYTES", 1)
     apart = run(several, images, preprocess, FLIP, Mirror("mapped", 3), 0, None, SEVERAL)
     for name in SEVERAL:
         assert apart[name].mirror_error == together[name].mirror_error

@@ -17,7 +17,10 @@ def fit_mirror(base, mirror, spec: FeatureSpec, kernel: int = 3, batch: int = 64
     sample = MirrorSample(spec, kernel, len(base))
     for x, y in zip(base.split(batch), mirror.split(batch), strict=True):
         sample.add(x, y)
-    return sample.fit("cut")
+    found = sample.fit("cut")
+    assert found.map is not None
+    assert found.error is not None
+    return found.map, found.error
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -52,7 +55,7 @@ def test_few_samples_lean_on_the_plain_flip() -> None:
     y = x + 0.1 * torch.randn(60, 256, generator=g)
     _, error = fit_mirror(x, y, spec)
     plain = MirrorMap(torch.eye(256), torch.zeros(256), False, spec)
-    assert error < mirror_error(plain, x[48:], y[48:]) + 1.0
+    assert error < mirror_error(plain, (x[48:], y[48:])) + 1.0
 
 
 def test_dead_and_equal_channels_do_no_harm() -> None:
@@ -113,7 +116,7 @@ def test_it_beats_the_plain_flip_on_a_real_network(resnet, photos) -> None:  # n
     base, mirror = layer2(resnet, x), layer2(resnet, x.flip(-1))
     spec = FeatureSpec("map", (32, 16, 16))
     plain = MirrorMap(torch.eye(32)[:, :, None, None], torch.zeros(32), True, spec)
-    naive = mirror_error(plain, base[160:], mirror[160:])
+    naive = mirror_error(plain, (base[160:], mirror[160:]))
     _, one = fit_mirror(base, mirror, spec, 1)
     _, three = fit_mirror(base, mirror, spec, 3)
     assert three < one - 0.5

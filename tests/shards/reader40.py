@@ -35,7 +35,7 @@ def decode(codec, data, n):  # "Codecs": the bytes of a member -> float32 [n, *s
 
 def read(folder, layer, stream="base"):  # each chunk's keys, fields and features, every checksum verified
     manifest = json.loads((pathlib.Path(folder) / "manifest.json").read_bytes())
-    codec = next(each for each in manifest["plan"]["layers"] if each["name"] == layer)["codec"]
+    codec = next(p.get(f"{stream}_codec", p["codec"]) for p in manifest["plan"]["layers"] if p["name"] == layer)
     for shard in manifest["layers"][layer]["shards"]:
         data = (pathlib.Path(folder) / layer / shard["name"]).read_bytes()
         index = unseal(data[shard["index_offset"] :][: shard["index_length"]])

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmshards import store
+from fmshards.codec import codec_for
 from fmshards.errors import CorruptError, FmshardsError, FormatError, InputError, MismatchError
 from fmshards.shards import (
     Manifest,
@@ -89,10 +90,19 @@ def _accepted(read: Callable[[], T], where: str) -> T | None:
 
 T = TypeVar("T")
 PLAN = small_plan()
+PART = replace(
+    PLAN,
+    mirror={"way": "stored", "fraction": 0.3, "rest": "flip"},
+    layers=tuple(
+        replace(layer, mirror_channels=(0, 2), mirror_codec=codec_for("int4", layer.spec.select(2)).config())
+        for layer in PLAN.layers
+    ),
+)
+"""A plan of a mirror that is stored in part."""
 FEW = settings(max_examples=300, deadline=None)
 
 
-@given(mutations(json.loads(PLAN.to_bytes())))
+@given(st.one_of(mutations(json.loads(PLAN.to_bytes())), mutations(json.loads(PART.to_bytes()))))
 @FEW
 def test_mutated_plans(value: Any) -> None:
     plan = _accepted(lambda: Plan.from_bytes(json.dumps(value).encode(), "plan.json"), "plan.json")
@@ -322,6 +332,13 @@ LARGE = {**HUGE, "spec": {**HUGE["spec"], "shape": [8, 8192, 8192]}}  # type: ig
         (_layer(PLAN, sensitive=(-1, 1)), "rising"),
         (_layer(PLAN, view_codec=None), "view_codec"),
         (_layer(PLAN, view_codec=PLAN.layers[0].codec), "a view of 2 channels"),
+        (_layer(PART, mirror_channels=(2, 0)), "mirror_channels must be rising"),
+        (_layer(PART, mirror_channels=(2, 8)), "mirror_channels must be rising"),
+        (_layer(PART, mirror_channels=()), "a mirror of 0 channels"),
+        (_layer(PART, mirror_channels=(1,)), "a mirror of 1 channels"),
+        (_layer(PART, mirror_codec=PLAN.layers[0].codec), "a mirror of 2 channels"),
+        (_layer(PART, mirror_codec=HUGE), "mirror_codec: .*(2\\*\\*31|shape|values)"),
+        (lambda: replace(PART, members=("base", "view1")), "a mirror_codec is there, but no mirror"),
     ],
 )  # fmt: skip
 def test_plans_that_contradict_themselves_are_neither_read_nor_written(

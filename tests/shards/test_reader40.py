@@ -15,6 +15,7 @@ from fmshards.codec import FeatureSpec, codec_for
 from fmshards.codec.integer.codec import IntCodec
 from fmshards.codec.integer.steps import StepSample, fit_steps
 from fmshards.shards import Manifest, layer_url, read_chunk, read_index
+from tests.sets import build_set
 from tests.shards import layout40, reader40
 from tests.shards.build import SHAPES, features, small_plan, write_set
 
@@ -47,6 +48,16 @@ def test_it_reads_a_set(small_set: tuple[Path, Manifest], layer: str, stream: st
             assert (keys, fields) == (chunk.keys, chunk.fields)
             assert np.array_equal(x, codec.decode(codec.rows(chunk.members[name], chunk.n)).numpy())
     assert next(chunks, None) is None
+
+
+@pytest.mark.parametrize("rate", ["int4", "fp16", "2"])
+def test_it_reads_a_mirror_that_is_stored_in_part(tmp_path: Path, rate: str) -> None:
+    built = build_set(tmp_path / "set", layers={"a": "4"}, recipe="flip", mirror=f"stored(0.3, rest=flip, rate={rate})")
+    codec = built.plan.layer("a").own_mirror_codec
+    assert codec is not None
+    found = np.concatenate([x for _, _, x in reader40.read(built.path, "a", "mirror")])
+    assert found.shape == (73, 3, 8, 8)
+    assert np.array_equal(found, codec.decode(codec.encode(built.features["a"]["mirror"])).numpy())
 
 
 def test_it_notices_a_flip(tmp_path: Path) -> None:

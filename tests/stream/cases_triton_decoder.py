@@ -13,6 +13,8 @@ from tests.triton_here import DEVICE
 SETS = {
     "flipped": {"layers": {"layer2": "1", "layer3": "bf16"}, "recipe": "flip+crop(pad=4)"},
     "mapped": {"layers": {"layer2": "1"}, "recipe": "flip+crop(pad=4)", "mirror": "mapped(kernel=3)"},
+    "parted": {"layers": {"layer2": "1"}, "recipe": "flip+crop(pad=4)", "mirror": "stored(0.4, kernel=1, rate=bf16)"},
+    "flipped in part": {"layers": {"layer2": "1"}, "recipe": "flip+crop(pad=4)", "mirror": "stored(0.4, rest=flip)"},
     "viewed": {"layers": {"layer2": "1"}, "recipe": "flip+crop(pad=8)", "views": 4},
 }
 
@@ -57,6 +59,7 @@ def test_a_device_gives_what_the_cpu_gives(url, pair):
 
 @pytest.mark.parametrize("backend", ["aot_eager", *(["inductor"] if DEVICE.type == "cuda" else [])])
 def test_compiling_does_not_break_the_graph(url, pair, backend):
+    torch.compiler.reset()  # each set is compiled for anew, which torch takes for too many compilations of one thing
     batch, expected = pair
     tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
     decoder = torch.compile(FeatureDecoder(url), backend=backend, fullgraph=True)

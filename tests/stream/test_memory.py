@@ -47,10 +47,11 @@ class Ledger:
         monkeypatch.setattr(Window, "put", counted_put)
 
 
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> BuiltSet:
-    path = tmp_path_factory.mktemp("sets") / "many"
-    return build_set(path, samples=(400, 400), chunk=8, layers={"a": "8", "b": "4"}, recipe="flip", kind="vector")
+@pytest.fixture(scope="module", params=["stored", "stored(0.5)"])
+def many(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BuiltSet:
+    path, layers = tmp_path_factory.mktemp("sets") / "many", {"a": "8", "b": "4"}
+    how = {"recipe": "flip", "kind": "vector", "mirror": request.param}
+    return build_set(path, samples=(400, 400), chunk=8, layers=layers, **how)
 
 
 @pytest.mark.parametrize("memory", [60_000, 100_000, 1_000_000])
