@@ -57,6 +57,18 @@ class FeatureSpec:
             return self.shape[0], self.shape[1]
         return self.grid
 
+    def map_multiplications(self, kernel: int, outputs: int | None = None) -> int:
+        """Multiplications of a linear map from all channels to `outputs` of them (None: all), for one sample.
+
+        kernel: the map's odd side, K: C * outputs * K * K for each place, those at the border counted whole. Class
+        tokens have a C x C map each; a vector and tokens without a grid are mapped value by value, whatever the kernel.
+        It is what a mapped mirror costs; FLOPs, where a multiply-add counts as 2, are twice as many.
+        """
+        pairs = self.channels * (self.channels if outputs is None else outputs)
+        if self.spatial is None:
+            return self.values // self.channels * pairs
+        return pairs * (kernel * kernel * self.spatial[0] * self.spatial[1] + self.class_tokens)
+
     def channel_of(self, value: int) -> int:
         """The channel of a sample's value, counted in the sample's own order."""
         below = math.prod(self.shape[self.channel_axis + 1 :])
