@@ -20,7 +20,7 @@ def command(url: str, sample: int | None, as_json: bool) -> None:
     if sample is not None:
         _sample(url, sample, as_json)
         return
-    from fmshards.shards.describe import inspect
+    from fmshards.reader.inspection import inspect
 
     found = inspect(url)
     if as_json:
@@ -39,6 +39,11 @@ def command(url: str, sample: int | None, as_json: bool) -> None:
         "worst channel dB",
     ]
     table([_layer_row(layer) for layer in found["layers"]], [*header, "mapped mirror dB"])
+    click.echo(f"recipe: {found['recipe']}; loader(recipe=...) can be given others, of these terms:")
+    for term, how in found["serves"].items():
+        click.echo(f"  {term}: {how}")
+    for term, why in found["refuses"].items():
+        click.echo(f"  not {term}: {why}")
     for title in ("identity", "options", "provenance"):
         click.echo(f"{title}:")
         for key, value in _flat({k: v for k, v in found[title].items() if k not in _FOR_PROGRAMS}):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from fmshards.augment import settle_step
 from fmshards.calibration import FeaturesOf, LayerCalibration, Stage, calibrate
 from fmshards.codec import Codec, Sample, fit, sample_for, samples_wanted
 from fmshards.errors import InputError, ModelError
@@ -57,6 +59,9 @@ def draft_plan(request: Request, stage: Stage | None = None) -> tuple[Plan, Arra
         device=request.device,
         stage=stage,
     )
+    # As calibration settled it: of the same grids.
+    grids = {name: found_of.grid for name, found_of in measured.items() if found_of.grid is not None}
+    request = replace(request, recipe=settle_step(request.recipe, {name: grid.stride for name, grid in grids.items()}))
     codecs = {n: fit(options.layers[n], cut.spec, samples.get(n), None, options.filter) for n, cut in found.items()}
     layers = tuple(
         _layer(request, name, found[name], codecs[name], samples.get(name), measured[name], dtypes[name])

@@ -187,8 +187,8 @@ def _begin(request: Request, overwrite: bool, shown: Progress, clock: Clock) -> 
     if overwrite:
         remove_set(out, list(request.options.layers))
     plan, ours = publish_plan(out, draft, arrays)
+    request = request.settled(plan)
     if not ours:
-        request = request.settled(plan)
         _compare(request, plan, shown)
     return request, plan
 

@@ -24,14 +24,14 @@ class Calibrated:
     mirror: MirrorMap | None
 
 
-def read_calibrated(url: str, plan: Plan, layers: Sequence[LayerPlan]) -> dict[str, Calibrated]:
-    """The arrays of some layers of the set at `url`, by layer.
+def read_calibrated(url: str, plan: Plan, layers: Sequence[LayerPlan], recipe: Recipe) -> dict[str, Calibrated]:
+    """The arrays of some layers of the set at `url`, by layer. recipe: what training does.
 
     Raises CorruptError or FormatError where the file is changed, or an array that a reader needs is missing, has
     another shape than the feature, or is not finite.
     """
     arrays = read_calibration(url, plan)
-    moves = bool(Recipe.from_json(plan.recipe).terms)
+    moves = bool(recipe.terms)
     mapped = plan.mirrored and not plan.mirror_stored
     return {layer.name: _calibrated(url, layer, arrays, moves, mapped) for layer in layers}
 

@@ -43,7 +43,7 @@ class FeatureDecoder(nn.Module):
     `<layer>` `dtype` [B, *shape], on the rows' device: rows -> features -> mirror map -> moved by theta -> stored
     channels put in. Maps (C, H, W) come in `memory_format`. On a CUDA device nothing waits for it, and the module can
     be compiled whole and captured in a CUDA graph. It has no parameters and no buffers, so that a model that holds one
-    has the same state.
+    has the same state. A batch says how it is moved, so one decoder serves whatever recipe the loader was given.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ def _mapped(mirror: MirrorMap, x: torch.Tensor, mirrored: torch.Tensor) -> torch
 
 def _layers(catalog: Catalog) -> list[_Layer]:
     plan = catalog.manifest.plan
-    calibrated = read_calibrated(catalog.url, plan, catalog.layers)
+    calibrated = read_calibrated(catalog.url, plan, catalog.layers, catalog.recipe)
     out = []
     for layer in catalog.layers:
         view, own = layer.own_view_codec, calibrated[layer.name]

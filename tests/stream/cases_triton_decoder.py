@@ -11,9 +11,9 @@ from tests.sets import build_set
 from tests.triton_here import DEVICE
 
 SETS = {
-    "flipped": {"layers": {"layer2": "1", "layer3": "bf16"}, "recipe": "flip+crop(pad=4)"},
-    "mapped": {"layers": {"layer2": "1"}, "recipe": "flip+crop(pad=4)", "mirror": "mapped(kernel=3)"},
-    "viewed": {"layers": {"layer2": "1"}, "recipe": "flip+crop(pad=8)", "views": 4},
+    "flipped": {"layers": {"layer2": "1", "layer3": "bf16"}, "recipe": "flip+crop(pad=4, step=1)"},
+    "mapped": {"layers": {"layer2": "1"}, "recipe": "flip+crop(pad=4, step=1)", "mirror": "mapped(kernel=3)"},
+    "viewed": {"layers": {"layer2": "1"}, "recipe": "flip+crop(pad=8, step=1)", "views": 4},
 }
 
 
