@@ -4,7 +4,7 @@
     crop(pad=4, step=2)                shifted by whole pixels, blank outside: torchvision's RandomCrop(padding=pad)
     resized_crop(scale=(a, b), ratio=(a, b))   a box of the base image, enlarged: torchvision's RandomResizedCrop
 
-A crop without a step is *open*: how far cells lie apart decides it, where layers are known (steps.py). Terms are
+A crop without a step is *open*: how far cells lie apart decides it, where layers are known (followed.py). Terms are
 joined by `+`, in the order in which they are applied. A recipe can also be any callable on images (a torchvision v2
 transform); it is then `custom`, and only whole stored views can hold what it does.
 """

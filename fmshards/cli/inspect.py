@@ -39,7 +39,7 @@ def command(url: str, sample: int | None, as_json: bool) -> None:
         "worst channel dB",
     ]
     table([_layer_row(layer) for layer in found["layers"]], [*header, "mapped mirror dB"])
-    click.echo(f"recipe: {found['recipe']}; loader(recipe=...) can be given others, of these terms:")
+    click.echo(f"recipe: {_short(found['recipe'])}; loader(recipe=...) can be given others, of these terms:")
     for term, how in found["serves"].items():
         click.echo(f"  {term}: {how}")
     for term, why in found["refuses"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fmshards.augment import settle_step
+from fmshards.augment import poor_moves, settle_step
 from fmshards.calibration import FeaturesOf, LayerCalibration, Stage, calibrate
 from fmshards.codec import Codec, Sample, fit, sample_for, samples_wanted
 from fmshards.errors import InputError, ModelError
@@ -60,8 +61,10 @@ def draft_plan(request: Request, stage: Stage | None = None) -> tuple[Plan, Arra
         stage=stage,
     )
     # As calibration settled it: of the same grids.
-    grids = {name: found_of.grid for name, found_of in measured.items() if found_of.grid is not None}
-    request = replace(request, recipe=settle_step(request.recipe, {name: grid.stride for name, grid in grids.items()}))
+    strides = {name: own.grid.stride for name, own in measured.items() if own.grid is not None}
+    request = replace(request, recipe=settle_step(request.recipe, strides))
+    for line in [] if options.views else poor_moves(request.recipe, strides):
+        warnings.warn(line, stacklevel=5)
     codecs = {n: fit(options.layers[n], cut.spec, samples.get(n), None, options.filter) for n, cut in found.items()}
     layers = tuple(
         _layer(request, name, found[name], codecs[name], samples.get(name), measured[name], dtypes[name])

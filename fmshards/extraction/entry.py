@@ -81,7 +81,9 @@ def extract(
         scale and an offset for each sample and channel; "int2-channel" to "int8-channel", for each channel; or "fp32",
         "fp16", "bf16".
     preprocess: text, or a function from a PIL image to a float tensor [3, H, W].
-    recipe, mirror, views, sensitive: the augmentation that training may use; see `fmshards.augment`.
+    recipe, mirror, views, sensitive: the augmentation that training uses where it is told no other
+        (`loader(recipe=...)`), and what is kept for it; see `fmshards.augment`. A crop without a step moves by whole
+        cells of every layer.
     version: a name for what the functions given do, to be changed whenever they do; else they are known by a digest of
         their code and of all that it refers to, and refused where that cannot be made.
     calibration: samples that similarities, grid, fill, the mapped mirror, steps of channels and their order are

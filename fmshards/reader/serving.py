@@ -107,7 +107,7 @@ def serves(plan: Plan) -> dict[str, dict[str, str]]:
         "none": "the features as they are",
         "flip": f"the mirror {Mirror.from_json(plan.mirror)}" if plan.mirrored else "the feature itself flipped",
         "crop": f"by default in steps of {whole_cells(strides_of(plan, layers))} pixels, whole cells of every layer",
-        "resized_crop": "the feature itself enlarged, which few networks bear under 0.9 of the area",
+        "resized_crop": "the feature itself enlarged, which is seldom better than leaving it as it is",
     }
     terms: dict[str, RecipeTerm] = {"flip": Flip(), "crop": Crop(1), "resized_crop": ResizedCrop()}
     reasons = {name: refusal(plan, layers, term) for name, term in terms.items()}

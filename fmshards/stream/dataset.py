@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 from fmshards.augment import Recipe
 from fmshards.errors import InputError
 from fmshards.place import check_rank, current_rank
-from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, read_ahead
+from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, read_ahead, read_calibrated
 from fmshards.stream import order
 from fmshards.stream.arguments import dtype_of, field_names, flag, given_to, memory_bytes, whole, whole_or_none
 from fmshards.stream.batch import batch_of, chunk_columns
@@ -108,6 +108,9 @@ class FeatureDataset(IterableDataset[Batch]):
         if wanted:
             self._fetcher.check_fields()
         self._decoder = FeatureDecoder(self.catalog, dtype=dtype) if decode else None
+        if self.catalog.given is not None and not decode:
+            # Whoever decodes the rows does not know this recipe: what it needs must be there.
+            read_calibrated(self.catalog.url, self.catalog.manifest.plan, self.catalog.layers, self.catalog.given)
         if self.augment:
             for line in self.catalog.cautions:
                 warnings.warn(line, stacklevel=3)

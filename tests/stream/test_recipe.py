@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from fmshards.errors import FormatError, InputError
+from fmshards.shards import Grid, Plan, write_calibration
 from fmshards.stream import FeatureDataset, FeatureDecoder, decode_chunks, loader
-from tests.sets import BuiltSet, build_set
+from tests.sets import SPECS, BuiltSet, build_set, layer_plan, plan_of, write_set
 
 FLIPPING = ["flip", "flip+crop(pad=4)", "crop(pad=8)+flip", "flip+crop(pad=4, step=2)", "flip+resized_crop"]
 OTHERS = ["none", "crop(pad=8)", "crop(pad=4, step=1)", "resized_crop(scale=(0.5, 1.0))"]
@@ -141,10 +143,6 @@ def test_a_recipe_that_would_be_left_aside_is_refused(made: Made, how) -> None:
 
 
 def test_a_set_whose_grid_was_not_measured_moves_by_no_recipe_but_its_own(made: Made, tmp_path: Path) -> None:
-    import json
-
-    from fmshards.shards import Plan
-
     old = build_set(tmp_path / "set", recipe="flip", whole=False)
     manifest = json.loads((made(recipe="flip").path / "manifest.json").read_text())
     manifest["plan"]["layers"][0]["grid"] = None
@@ -155,21 +153,39 @@ def test_a_set_whose_grid_was_not_measured_moves_by_no_recipe_but_its_own(made: 
     assert len(loader(old.url, 8, recipe="none", num_workers=0)) == 9
 
 
-def test_a_fill_that_is_missing_is_told_before_anything_moves(tmp_path: Path) -> None:
-    from tests.sets import SPECS, layer_plan, plan_of, write_set
-
-    plan = plan_of([layer_plan("a", SPECS["map"], "fp32")], (8,))
-    rows = plan.layer("a").base_codec
+def write_plain(url: Path, layers: dict[str, Grid], arrays: dict[str, np.ndarray]) -> str:
+    """A set without a recipe, of zeros, whose cells lie so, with these arrays of calibration."""
+    url.mkdir()
+    calibration = write_calibration(str(url), arrays)
+    plan = plan_of(
+        [layer_plan(n, SPECS["map"], "fp32", grid=g) for n, g in layers.items()], (8,), calibration=calibration
+    )
 
     def contents(layer, shard, start, n):
-        x = np.zeros((n, 8, 8, 8), np.float32)
-        keys = [str(start + i) for i in range(n)]
-        return {"keys": keys, "fields": {}, "theta": None, "members": {"base.raw": rows.member(rows.encode(x))}}
+        codec = plan.layer(layer).base_codec
+        rows = codec.member(codec.encode(np.zeros((n, 8, 8, 8), np.float32)))
+        return {"keys": [str(start + i) for i in range(n)], "fields": {}, "theta": None, "members": {"base.raw": rows}}
 
-    write_set(str(tmp_path / "set"), plan, contents)
-    for decode in (True, False):
-        with pytest.raises((FormatError, InputError), match=r"fill|measured"):
-            loader(tmp_path / "set", 4, recipe="crop(pad=2)", decode=decode, num_workers=0)
+    write_set(str(url), plan, contents)
+    return str(url)
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_a_fill_that_is_missing_is_told_before_anything_moves(tmp_path: Path, decode: bool) -> None:
+    """As in a set that another writer made."""
+    url = write_plain(tmp_path / "set", {"a": Grid((2, 2), (0, 0))}, {"a/other": np.zeros(1, np.float32)})
+    assert len(loader(url, 4, decode=decode, num_workers=0)) == 2
+    with pytest.raises(FormatError, match="there is no fill"):
+        loader(url, 4, recipe="crop(pad=2)", decode=decode, num_workers=0)
+
+
+def test_only_the_layers_that_are_read_decide_the_step(tmp_path: Path) -> None:
+    fills = {f"{name}/fill": np.zeros((8, 8, 8), np.float32) for name in "ab"}
+    url = write_plain(tmp_path / "set", {"a": Grid((2, 2), (0, 0)), "b": Grid((4, 6), (0, 0))}, fills)
+    for layers, step in (("a", 2), ("b", 12), (None, 12)):
+        assert f"crop(pad=12, step={step})" in repr(FeatureDataset(url, layers, 8, recipe="crop(pad=12)"))
+    with pytest.raises(InputError, match=r"a by 2, b by 4 x 6"):
+        FeatureDataset(url, batch_size=8, recipe="crop(pad=2)")
 
 
 def test_poor_moves_are_told_once_where_the_loader_is_made(made: Made) -> None:
@@ -185,12 +201,3 @@ def test_poor_moves_are_told_once_where_the_loader_is_made(made: Made) -> None:
         list(loader(made(recipe="crop(pad=4, step=2)").url, 8, train=False, num_workers=0))
     with pytest.warns(UserWarning, match="enlarged by up to 1.4 times"):
         loader(made(recipe="resized_crop(scale=(0.5, 1.0))").url, 8, num_workers=0)
-
-
-def test_only_the_layers_that_are_read_count(tmp_path: Path) -> None:
-    from tests.sets import SPECS
-
-    both = build_set(tmp_path / "set", layers={"a": "fp32", "b": "fp32"}, recipe="flip")
-    assert both.plan.layer("a").grid is not None
-    assert SPECS["map"].spatial == (8, 8)
-    assert "crop(pad=4, step=4)" in repr(FeatureDataset(both.url, "a", 8, recipe="crop(pad=4)"))

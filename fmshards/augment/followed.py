@@ -1,8 +1,8 @@
 """Which moves features follow: a crop's step, where a recipe leaves it open, and what had better not be asked of them.
 
-A feature moved by whole cells is a copy, and nearly what the network says of the moved image. Between cells it is an
-average of neighbours, and enlarged it is blurred, which the network has not seen: on some networks that is worse than
-the feature left where it is (tools/check_moves.py).
+A feature moved by whole cells is a copy, and near to the feature of the moved image. Between cells it is an average of
+neighbours, and enlarged it is blurred, which the network has not seen: on some networks that is worse than the feature
+left where it is (tools/check_moves.py).
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from fmshards.errors import InputError
 Strides = Mapping[str, tuple[float, float]]
 """By layer, how far its cells lie apart in the base image, in pixels (y, x); layers without places left out."""
 
-_OFF = 0.1  # of a cell: nearer than this to whole cells, a move is one of them
-_SMALL = 0.9  # of the base image's area
+_OFF = 0.1  # of a cell: nearer than this to whole cells, a move is one of them; an eighth is measurably none
 
 
 def whole_cells(strides: Strides) -> int:
@@ -55,7 +54,7 @@ def poor_moves(recipe: Recipe, strides: Strides) -> list[str]:
     instead; [] where there is none. Views are no matter of this: they are images that were moved."""
     lines = []
     for term in recipe.terms:
-        if isinstance(term, Crop) and term.step is not None and term.pad:
+        if isinstance(term, Crop) and term.step is not None and term.step != whole_cells(strides):
             between = [name for name, stride in strides.items() if _between(term, stride)]
             if between:
                 apart = " and ".join(dict.fromkeys(_pixels(strides[name]) for name in between))
@@ -65,7 +64,7 @@ def poor_moves(recipe: Recipe, strides: Strides) -> list[str]:
                     f"{recipe}: steps of {term.step} pixels move {', '.join(between)} by parts of a cell ({apart} "
                     f"pixels), which can be worse than not moving; recipe={str(better)!r} moves by whole cells"
                 )
-        elif isinstance(term, ResizedCrop) and term.scale[0] < _SMALL and strides:
+        elif isinstance(term, ResizedCrop) and term.scale[0] < 1 and strides:
             lines.append(
                 f"{recipe}: features of {', '.join(strides)} are enlarged by up to {term.scale[0] ** -0.5:.2g} times, "
                 "which can be worse than leaving them as they are; move them by whole cells with crop(pad=...), or "

@@ -55,7 +55,8 @@ def test_a_pad_below_a_cell_is_refused_with_what_to_write() -> None:
         ("crop(pad=16, step=4)", ["layer3, layer4 by parts", "(8 and 16 pixels)", "'crop(pad=16)'"]),
         ("resized_crop", ["layer3, layer4 are enlarged by up to 3.5 times", "whole views"]),
         ("crop(pad=16, step=16)", []),
-        ("resized_crop(scale=(0.9, 1))", []),
+        ("resized_crop(scale=(0.9, 1))", ["layer3, layer4 are enlarged by up to 1.1 times"]),
+        ("resized_crop(scale=(1, 1), ratio=(1, 1))", []),
         ("flip", []),
         ("none", []),
     ],
@@ -71,4 +72,6 @@ def test_moves_that_features_follow_badly_are_told_with_what_to_write(recipe: st
 
 def test_nearly_whole_cells_are_whole_ones() -> None:
     assert poor_moves(parse_recipe("crop(pad=17, step=17)"), {"a": (17.46, 17.46)}) == []
-    assert len(poor_moves(parse_recipe("crop(pad=68, step=17)"), {"a": (17.46, 17.46)})) == 1
+    assert len(poor_moves(parse_recipe("crop(pad=68, step=34)"), {"a": (17.46, 17.46)})) == 1
+    # Nothing is nearer than what an open crop settles on.
+    assert poor_moves(parse_recipe("crop(pad=68, step=17)"), {"a": (17.46, 17.46)}) == []
