@@ -71,7 +71,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_photos(photos: Path, out: Path, *more: object) -> str:
     small = "resize(64)+center_crop(64)+normalize(imagenet)"
     return run(
-        *("examples/own_photos.py", photos, out, "--epochs", 1, "--preprocess", small, "--recipe", "flip+crop(pad=4)"),
+        *("examples/own_photos.py", photos, out, "--epochs", 1, "--preprocess", small, "--recipe", "flip+crop(pad=16)"),
         *("--batch-size", 16, "--workers", 1, *more),
     )
 

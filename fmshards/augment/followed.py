@@ -14,6 +14,7 @@ from itertools import chain
 
 from fmshards.augment.recipe import Crop, Recipe, ResizedCrop
 from fmshards.errors import InputError
+from fmshards.units import count_text
 
 Strides = Mapping[str, tuple[float, float]]
 """By layer, how far its cells lie apart in the base image, in pixels (y, x); layers without places left out."""
@@ -60,9 +61,10 @@ def poor_moves(recipe: Recipe, strides: Strides) -> list[str]:
                 apart = " and ".join(dict.fromkeys(_pixels(strides[name]) for name in between))
                 whole = replace(term, pad=max(term.pad, whole_cells(strides)), step=None)
                 better = replace(recipe, terms=tuple(whole if other is term else other for other in recipe.terms))
+                steps = f"steps of {count_text(term.step, 'pixel')}"
                 lines.append(
-                    f"{recipe}: steps of {term.step} pixels move {', '.join(between)} by parts of a cell ({apart} "
-                    f"pixels), which can be worse than not moving; recipe={str(better)!r} moves by whole cells"
+                    f"{recipe}: {steps} move {', '.join(between)} by parts of a cell ({apart} pixels), which can be "
+                    f"worse than not moving; recipe={str(better)!r} moves by whole cells"
                 )
         elif isinstance(term, ResizedCrop) and term.scale[0] < 1 and strides:
             lines.append(

@@ -26,6 +26,7 @@ from fmshards.augment import (
 )
 from fmshards.errors import InputError
 from fmshards.shards import LayerPlan, Plan
+from fmshards.units import count_text
 
 Given = str | Recipe | Callable[[Image.Image], Any] | None
 """A recipe as training is given one; None stands for the set's own."""
@@ -103,10 +104,11 @@ def serves(plan: Plan) -> dict[str, dict[str, str]]:
     """What recipes the set of this plan can serve whatever its own is, views left aside: `{"serves": {term: how},
     "refuses": {term: why, and what to do}}`, of `none` and the terms of recipes."""
     layers = plan.layers
+    step = count_text(whole_cells(strides_of(plan, layers)), "pixel")
     ways = {
         "none": "the features as they are",
         "flip": f"the mirror {Mirror.from_json(plan.mirror)}" if plan.mirrored else "the feature itself flipped",
-        "crop": f"by default in steps of {whole_cells(strides_of(plan, layers))} pixels, whole cells of every layer",
+        "crop": f"by default in steps of {step}, whole cells of every layer",
         "resized_crop": "the feature itself enlarged, which is seldom better than leaving it as it is",
     }
     terms: dict[str, RecipeTerm] = {"flip": Flip(), "crop": Crop(1), "resized_crop": ResizedCrop()}
