@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--weights", help="DEFAULT (torchvision), pretrained (timm), or a file; random without")
     parser.add_argument("--layer", default="layer3:4")
     parser.add_argument("--preprocess", help="by default the model's own")
-    parser.add_argument("--recipe", default="flip+crop(pad=16)")
+    parser.add_argument("--recipe", default="flip+crop(pad=32)")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)

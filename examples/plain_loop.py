@@ -46,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("shards", help="a shard set that holds layer2 of the bundled ResNet-20")
     parser.add_argument("--test", metavar="SET", help="another one, to evaluate on after every epoch")
+    parser.add_argument("--recipe", help="augment by it, not by the recipe that the set was extracted with")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
@@ -55,7 +56,8 @@ def main() -> None:
     _, suffix = fmshards.split(model, LAYER, torch.zeros(1, 3, 32, 32))
     # `model=` makes the loader refuse shards that another network, or other weights, wrote. One loader serves all
     # epochs: each is in another order, with other crops and flips.
-    batches = fmshards.loader(args.shards, batch_size=args.batch_size, num_workers=args.workers, model=model)
+    given = {"batch_size": args.batch_size, "num_workers": args.workers, "recipe": args.recipe, "model": model}
+    batches = fmshards.loader(args.shards, **given)
     test = args.test and fmshards.loader(args.test, batch_size=args.batch_size, num_workers=0, model=model, train=False)
     optimizer = torch.optim.SGD(suffix.parameters(), lr=0.01, momentum=0.9)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fmshards.extraction.verify import verify as verify
     from fmshards.model import cuts as cuts
     from fmshards.model import split as split
-    from fmshards.shards.describe import inspect as inspect
+    from fmshards.reader.inspection import inspect as inspect
     from fmshards.stream import FeatureDataset as FeatureDataset
     from fmshards.stream import FeatureDecoder as FeatureDecoder
     from fmshards.stream import decode_chunks as decode_chunks
@@ -29,7 +29,7 @@ _HOME = {
     "split": "fmshards.model",
     "extract": "fmshards.extraction",
     "verify": "fmshards.extraction",
-    "inspect": "fmshards.shards.describe",
+    "inspect": "fmshards.reader.inspection",
     "doctor": "fmshards.codec.report",
     "FeatureDataset": "fmshards.stream",
     "FeatureDecoder": "fmshards.stream",

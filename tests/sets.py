@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fmshards.augment import MirrorMap, parse_mirror, parse_recipe, view_theta
+from fmshards.augment import MirrorMap, parse_mirror, parse_recipe, settle_step, view_theta
 from fmshards.codec import FeatureSpec, codec_for
 from fmshards.shards import (
     Grid,
@@ -183,7 +183,8 @@ def build_set(
     rng = np.random.default_rng(seed)
     some = np.random.default_rng(seed + 1)
     spec = SPECS[kind] if isinstance(kind, str) else kind
-    recipe_, mirror_ = parse_recipe(recipe), parse_mirror(mirror)
+    strides = {} if spec.spatial is None else {"": (32 / spec.spatial[0], 32 / spec.spatial[1])}
+    recipe_, mirror_ = settle_step(parse_recipe(recipe), strides), parse_mirror(mirror)
     total, base_size = sum(samples), (32, 32)
     mirrored = recipe_.flips and mirror_.way != "none"
     streams = ["base", *(["mirror"] if mirrored and mirror_.way == "stored" else [])]
@@ -234,7 +235,8 @@ def build_set(
         calibration=write_calibration(str(path), arrays),
     )
     keys = [f"s{s}_{i:04d}" for s, n in enumerate(samples) for i in range(n)]
-    classes = rng.integers(0, 10, total).tolist()
+    # By themselves: the same whatever streams there are, as the base's features are.
+    classes = np.random.default_rng(seed + 1).integers(0, 10, total).tolist()
     columns = {"cls": [str(c).encode() for c in classes], **(fields or {})}
     first = [sum(samples[:shard]) for shard in range(len(samples))]
     thetas = [

@@ -111,7 +111,9 @@ def test_cuts_prints_the_sensible_ones_and_json() -> None:
     assert text.returncode == 0, text.stderr
     assert "layer2" in text.stdout
     found = json.loads(fmshards("cuts", MODEL, "--size", 32, "--json").stdout)
+    assert re.search(r"layer2  .* 68\.\d% +0\.6% / 5\.8%", text.stdout)
     layer2 = next(c for c in found if c["name"] == "layer2")
+    assert layer2["mirror_multiplications"] == {"1": 32 * 32 * 16 * 16, "3": 9 * 32 * 32 * 16 * 16}
     assert layer2["shape"] == [32, 16, 16]
     assert layer2["bytes"] == 32 * 16 * 16 * 4
     assert layer2["flops_before"] > 0
@@ -126,6 +128,28 @@ def test_inspect_says_what_the_set_holds(shard_set: Path) -> None:
     found = json.loads(fmshards("inspect", shard_set, "--json").stdout)
     assert found["samples"] == 500
     assert [layer["name"] for layer in found["layers"]] == ["layer2", "layer3"]
+
+
+def test_inspect_says_which_recipes_the_set_serves(shard_set: Path) -> None:
+    text = fmshards("inspect", shard_set).stdout
+    assert "recipe: flip(p=0.5)+crop(pad=4, step=4); loader(recipe=...) can be given others" in text
+    assert "  flip: the mirror stored\n" in text
+    assert "  crop: by default in steps of 4 pixels, whole cells of every layer\n" in text
+    found = json.loads(fmshards("inspect", shard_set, "--json").stdout)
+    assert list(found["serves"]) == ["none", "flip", "crop", "resized_crop"]
+    assert found["refuses"] == {}
+
+
+def test_inspect_says_which_recipes_a_set_cannot_serve_and_what_to_do(tmp_path: Path) -> None:
+    photo = tmp_path / "photos" / "a" / "1.png"
+    photo.parent.mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(photo)
+    words = ("extract", tmp_path / "photos", tmp_path / "set", "--model", MODEL, "--weights", WEIGHTS)
+    assert fmshards(*words, "--layer", "layer3:4").returncode == 0
+    assert "\n  not flip: it keeps no mirror" in fmshards("inspect", tmp_path / "set").stdout
+    found = json.loads(fmshards("inspect", tmp_path / "set", "--json").stdout)
+    assert (found["recipe"], list(found["serves"])) == ("none", ["none", "crop", "resized_crop"])
+    assert "extract with a flip in the recipe" in found["refuses"]["flip"]
 
 
 def test_inspect_names_units_and_no_digest_of_64_digits(shard_set: Path) -> None:

@@ -28,7 +28,7 @@ def test_public_names_are_what_they_say() -> None:
         _ = fmshards.no_such_name
 
 
-@pytest.mark.parametrize("first", ["extraction", "model", "stream", "shards.describe", "codec.report", "cli"])
+@pytest.mark.parametrize("first", ["extraction", "model", "stream", "reader.inspection", "codec.report", "cli"])
 def test_public_names_are_functions_and_classes_whatever_was_imported_first(first: str) -> None:
     code = (
         f"import fmshards.{first}\nimport fmshards\n"

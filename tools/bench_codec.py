@@ -351,7 +351,7 @@ def photos(reps: int) -> Iterator[Row]:
             model=model,
             layers={layer: 4 for layer, _ in cases},
             preprocess="resize((224, 224))+normalize(imagenet)",
-            recipe="flip+crop(pad=16)",
+            recipe="flip+crop(pad=16, step=1)",
             calibration=64,
         )
         torch.set_num_threads(1)

@@ -57,7 +57,7 @@ from fmshards.extraction.decode import Decoder
 from fmshards.extraction.sources import open_source
 from fmshards.model import load_model, parse_preprocess
 
-RECIPE = "flip+crop(pad=4)"
+RECIPE = "flip+crop(pad=4, step=1)"
 LAYER = "layer2"
 BATCH = 100
 

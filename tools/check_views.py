@@ -32,7 +32,7 @@ from fmshards.model import Preprocess, cuts, find_cut, load_model, multi_prefix,
 from fmshards.shards import Grid
 
 LAYERS = ("layer1", "layer2", "layer3")
-RECIPES = ("crop(pad=4)", "flip", "flip+crop(pad=4)", "resized_crop(scale=(0.5, 1.0))")
+RECIPES = ("crop(pad=4, step=1)", "flip", "flip+crop(pad=4, step=1)", "resized_crop(scale=(0.5, 1.0))")
 FRACTIONS = (0.25, 0.5)
 BATCH = 250
 

@@ -180,7 +180,8 @@ def path_works(scratch: Path) -> Works:
     import fmshards
 
     model, weights = RESNET20
-    common = {"layers": {"layer2": 4}, "preprocess": PREPROCESS, "recipe": "flip+crop(pad=4)", "calibration": 128}
+    recipe = "flip+crop(pad=4, step=1)"
+    common = {"layers": {"layer2": 4}, "preprocess": PREPROCESS, "recipe": recipe, "calibration": 128}
     torch.manual_seed(0)
     large = resnet18().eval()
     turn = iter(range(1 << 30))

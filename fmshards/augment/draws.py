@@ -31,7 +31,8 @@ def fresh_theta(
 
     `mirrored` bool[B] says whose reference is the mirror: there the recipe's flip is in theta, elsewhere it is not.
     Where `references` has no mirror the recipe's flip is drawn for each sample. A sample's theta depends on nothing but
-    (seed, epoch, sample, whether it is mirrored): not on the batch, the order or the process.
+    (seed, epoch, sample, whether it is mirrored) and the recipe, whose crop is settled: not on the batch, the order or
+    the process.
     """
     ids = np.atleast_1d(np.asarray(samples, dtype=np.int64))
     flips = None if "mirror" not in references else np.broadcast_to(np.asarray(mirrored, bool), ids.shape)
@@ -41,9 +42,9 @@ def fresh_theta(
 def check_drawable(recipe: Recipe, size: tuple[int, int], references: Sequence[str]) -> None:
     """Raise InputError where thetas of this recipe cannot be drawn for base images of `size` (H, W).
 
-    references: what training starts from. A custom recipe has no theta to draw.
+    references: what training starts from. A custom recipe has no theta to draw. A crop may still be open.
     """
-    fresh_theta(recipe, 0, 0, [0], [False], size, references=references)
+    fresh_theta(recipe.with_step(1), 0, 0, [0], [False], size, references=references)
 
 
 def view_theta(
@@ -99,6 +100,8 @@ def _thetas(
 def _shift(term: Crop, u: npt.NDArray[np.float64], size: tuple[int, int]) -> Theta:
     if term.pad >= min(size):
         raise InputError(f"crop(pad={term.pad}) would shift a base image of {size[0]}x{size[1]} out of sight")
+    if term.step is None:
+        raise InputError(f"crop(pad={term.pad}) is open: give it a step before anything is drawn from it")
     most = term.pad // term.step
     dx, dy = (term.step * (np.floor(u[:, i] * (2 * most + 1)) - most) for i in (0, 1))
     return translate(dx, dy, size)

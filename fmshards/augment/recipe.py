@@ -1,9 +1,10 @@
 """Recipes: what happens to an image at each look, as text, as JSON and as plain data.
 
     flip(p=0.5)                        left and right exchanged
-    crop(pad=4, step=1)                shifted by whole pixels, blank outside: torchvision's RandomCrop(padding=pad)
+    crop(pad=4, step=2)                shifted by whole pixels, blank outside: torchvision's RandomCrop(padding=pad)
     resized_crop(scale=(a, b), ratio=(a, b))   a box of the base image, enlarged: torchvision's RandomResizedCrop
 
+A crop without a step is *open*: how far cells lie apart decides it, where layers are known (followed.py). Terms are
 joined by `+`, in the order in which they are applied. A recipe can also be any callable on images (a torchvision v2
 transform); it is then `custom`, and only whole stored views can hold what it does.
 """
@@ -14,7 +15,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fmshards.errors import FormatError, InputError
@@ -36,17 +37,22 @@ class Flip:
 
 @dataclass(frozen=True)
 class Crop:
-    """Shift each axis by whole pixels, drawn evenly from the multiples of `step` in -pad..pad."""
+    """Shift each axis by whole pixels, drawn evenly from the multiples of `step` in -pad..pad.
+
+    step None: open, the layers' own, whole cells of each; nothing can be drawn before it is settled.
+    """
 
     pad: int
-    step: int = 1
+    step: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("pad", 0), ("step", 1)):
             value = getattr(self, name)
+            if name == "step" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 1 << 16:
                 raise InputError(f"crop's {name} must be a whole number of pixels, {least} or more, found {value!r}")
-        if self.pad and self.step > self.pad:
+        if self.pad and self.step is not None and self.step > self.pad:
             raise InputError(f"crop's step of {self.step} is larger than its pad of {self.pad}: it would never shift")
 
 
@@ -95,6 +101,15 @@ class Recipe:
         """Whether it moves the image beside flipping it, so that a feature without places cannot follow."""
         return any(isinstance(s, ResizedCrop) or (isinstance(s, Crop) and s.pad > 0) for s in self.terms)
 
+    @property
+    def open(self) -> bool:
+        """Whether it has a crop whose step is not settled."""
+        return any(isinstance(s, Crop) and s.step is None for s in self.terms)
+
+    def with_step(self, step: int | None) -> Recipe:
+        """The same with crops of this step, or open ones. Raises InputError where the step is more than the pad."""
+        return replace(self, terms=tuple(replace(s, step=step) if isinstance(s, Crop) else s for s in self.terms))
+
     def __bool__(self) -> bool:
         return bool(self.terms) or self.custom_text is not None
 
@@ -102,25 +117,28 @@ class Recipe:
         """The canonical text, which `parse_recipe` reads back; `none` for no terms, `custom(...)` for a transform."""
         if self.custom_text is not None:
             return f"custom({self.custom_text})"
-        return "+".join(str(Term(_NAMES[type(s)], (), asdict(s))) for s in self.terms) or "none"
+        return "+".join(str(Term(_NAMES[type(s)], (), _given(s))) for s in self.terms) or "none"
 
     def to_json(self) -> dict[str, Any]:
-        """`{"steps": [{"name": ..., parameters}]}` or `{"custom": text}`."""
+        """`{"steps": [{"name": ..., parameters}]}` or `{"custom": text}`. An open crop has no step there."""
         if self.custom_text is not None:
             return {"custom": self.custom_text}
-        return {"steps": [{"name": _NAMES[type(s)], **_lists(asdict(s))} for s in self.terms]}
+        return {"steps": [{"name": _NAMES[type(s)], **_lists(_given(s))} for s in self.terms]}
 
     @staticmethod
     def from_json(data: Any) -> Recipe:
-        """Read `to_json`'s output. Raises FormatError for anything else."""
+        """Read what `to_json` gives of a settled recipe. Raises FormatError for anything else."""
         if isinstance(data, dict) and set(data) == {"custom"} and isinstance(data["custom"], str):
             return Recipe(custom_text=data["custom"])
         if not (isinstance(data, dict) and set(data) == {"steps"} and isinstance(data["steps"], list)):
             raise FormatError(f"recipe: expected {{'steps': [...]}} or {{'custom': text}}, found {str(data)[:200]!r}")
         try:
-            return Recipe(tuple(_term_from_json(s) for s in data["steps"]))
+            recipe = Recipe(tuple(_term_from_json(s) for s in data["steps"]))
         except InputError as error:
             raise FormatError(f"recipe: {error}") from None
+        if recipe.open:
+            raise FormatError(f"recipe: its crop has no step, found {str(data)[:200]!r}")
+        return recipe
 
 
 def parse_recipe(recipe: str | Recipe | Callable[[Any], Any] | None, version: str | None = None) -> Recipe:
@@ -177,6 +195,11 @@ def _pair(value: Any, what: str) -> tuple[float, float]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise InputError(f"{what} must be two numbers (low, high), found {value!r}")
     return _number(value[0], what), _number(value[1], what)
+
+
+def _given(term: RecipeTerm) -> dict[str, Any]:
+    """A term's parameters, those that are open left out."""
+    return {name: value for name, value in asdict(term).items() if value is not None}
 
 
 def _lists(values: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from fmshards.augment import (
     MirrorMap,
     Recipe,
     check_drawable,
+    settle_step,
     view_reference,
     view_theta,
 )
@@ -41,8 +42,8 @@ class LayerCalibration:
 
     similarity: of S_theta(reference) with the feature of the moved image; None without a recipe, or with a custom one.
     sensitive: the channels that views store; () without views.
-    grid: None where the feature has no places, or nothing of the recipe moves it: a flip whose mirror is kept does not.
-    fill: float32 [*shape], the feature of a blank image, on the CPU; None without places or a recipe.
+    grid: None where the feature has no places, or no fill. fill: float32 [*shape], the feature of a blank image, on the
+    CPU; None without places. Both are measured whatever the recipe, since training may have one of its own.
     mirror: what became of it; None where it is simply stored, or there is none.
     nonnegative: no value below zero was seen: the cut follows a ReLU.
     """
@@ -90,14 +91,16 @@ def calibrate(
     Each image is moved once by a theta drawn as a view's is, from base and mirror in turn; the reference is what
     training will have (the flipped image's feature where the mirror is stored, the mapped one where it is mapped), so
     what is measured is what neither S_theta nor the mirror can follow. Where the references leave nothing to follow, as
-    a flip does whose mirror is stored, nothing is run: all channels are alike.
+    a flip does whose mirror is stored, nothing is moved: all channels are alike.
+
+    An open crop takes the step that the measured grids give it (`settle_step`).
 
     Features are not kept, but for the fifth of the samples by which mirror maps are judged. Deterministic: it depends
     on its arguments alone. stage: told after each pass as ("calibration", done, total), in images through the prefix.
 
     Raises InputError for an empty sample, for views without sensitive channels, for a recipe that moves a feature
-    without places where no views are stored, and for a custom recipe without whole views; ModelError where the prefix
-    gives values that are not finite for a blank image.
+    without places where no views are stored, for a custom recipe without whole views, and for an open crop whose pad
+    is less than the step; ModelError where the prefix gives values that are not finite for a blank image.
     """
     _check(images, recipe, mirror, views, sensitive, specs)
     with_mirror = recipe.flips and mirror.way != "none"
@@ -109,11 +112,13 @@ def calibrate(
     counted = Counted(prefix, _work(len(images), size, recipe, mirror, specs, looks), stage)
     run = Run(counted, images, preprocess, max(1, batch), torch.device(device), size)
     fills, grids = dict[str, torch.Tensor](), dict[str, Grid]()
-    if recipe:
+    if _placed(specs):
         blank = counted(preprocess.base(Image.new("RGB", images[0].size))[None].to(run.device))
-        fills = {name: _finite(blank[name][0].float().cpu(), name) for name, spec in specs.items() if spec.spatial}
-    if fills and _moves(recipe, mirror):
-        grids = measure_grid(counted, run.base(spread(len(images), _grid_images(len(images)))), specs, seed)
+        fills = {name: blank[name][0].float().cpu() for name in _placed(specs)}
+        fills = {name: fill for name, fill in fills.items() if _is_fill(fill, name, recipe)}
+        measured = measure_grid(counted, run.base(spread(len(images), _grid_images(len(images)))), specs, seed)
+        grids = {name: grid for name, grid in measured.items() if name in fills}
+    recipe = settle_step(recipe, {name: grid.stride for name, grid in grids.items()})
     hows = {name: _how(spec, run, grids.get(name), fills.get(name)) for name, spec in specs.items()}
     mirrors = find_mirrors(run, mirror, hows, specs) if with_mirror else {}
     comparisons = {name: Comparison.empty(spec) for name, spec in specs.items()}
@@ -157,9 +162,9 @@ def default_calibration(samples: int | None) -> int:
 
 def _work(images: int, size: tuple[int, int], recipe: Recipe, mirror: Mirror, specs: Specs, looks: bool) -> int:
     """How many images will go through the prefix."""
-    total = images + bool(recipe)
-    if _moves(recipe, mirror) and any(spec.spatial for spec in specs.values()):
-        total += grid_passes(size) * min(images, _grid_images(images))
+    total = images
+    if _placed(specs):
+        total += 1 + grid_passes(size) * min(images, _grid_images(images))
     if recipe.flips:
         total += pairs(images, mirror, specs)
     if looks:
@@ -211,13 +216,20 @@ def _grid_images(total: int) -> int:
     return max(_LEAST_GRID, min(_GRID_IMAGES, total // _PART))
 
 
-def _finite(fill: torch.Tensor, layer: str) -> torch.Tensor:
-    if not torch.isfinite(fill).all():
+def _placed(specs: Specs) -> list[str]:
+    """The layers whose features have places."""
+    return [name for name, spec in specs.items() if spec.spatial is not None]
+
+
+def _is_fill(fill: torch.Tensor, layer: str, recipe: Recipe) -> bool:
+    """Whether it can be one. Raises ModelError where it cannot, and the recipe wants it."""
+    finite = bool(torch.isfinite(fill).all())
+    if recipe and not finite:
         raise ModelError(
             f"{layer}: the feature of a blank image has values that are not finite; it stands for what comes in from "
             "outside when features are moved. Cut elsewhere, or extract without a recipe"
         )
-    return fill
+    return finite
 
 
 def _similarity(comparison: Comparison, layer: str, finite: bool) -> Similarity:

@@ -7,6 +7,9 @@ import click
 from fmshards.cli.options import json_option, print_json, table, weights_option
 from fmshards.units import bytes_text
 
+_KERNELS = (1, 3)
+_MAPPED = "mirror mapped 1x1 / 3x3"
+
 
 @click.command("cuts")
 @click.argument("model")
@@ -18,7 +21,9 @@ from fmshards.units import bytes_text
 def command(model: str, weights: str | None, size: int, rate: str | None, everything: bool, as_json: bool) -> None:
     """List every point of MODEL where exactly one tensor is alive, the sensible ones first.
 
-    MODEL is torchvision:NAME, timm:NAME, package.module:factory or path/to/file.py:factory.
+    MODEL is torchvision:NAME, timm:NAME, package.module:factory or path/to/file.py:factory. Shares are of the whole
+    model's FLOPs for one sample: those before the cut, and those of a mirror mapped there (--mirror mapped(kernel=1) or
+    (kernel=3)), which training spends on every flipped sample, for as many channels in as out.
     """
     import warnings
     from dataclasses import asdict
@@ -32,7 +37,9 @@ def command(model: str, weights: str | None, size: int, rate: str | None, everyt
     found = cuts(network, blank_image(network, (size, size)))
     sizes = {} if rate is None else {c.name: row_bytes(c, rate) for c in found}
     if as_json:
-        print_json([{**asdict(c), **({"row_bytes": sizes[c.name]} if sizes else {})} for c in found])
+        mapped = {c.name: {k: c.spec.map_multiplications(k) for k in _KERNELS} for c in found}
+        more = {c.name: {"row_bytes": sizes[c.name]} if sizes else {} for c in found}
+        print_json([{**asdict(c), "mirror_multiplications": mapped[c.name], **more[c.name]} for c in found])
         return
     shown = [c for c in found if everything or c.module is not None] or found
     total = shown[0].flops_before + shown[0].flops_after
@@ -45,12 +52,17 @@ def command(model: str, weights: str | None, size: int, rate: str | None, everyt
                 "x".join(map(str, cut.shape)),
                 bytes_text(cut.bytes),
                 *([bytes_text(sizes[cut.name])] if sizes else []),
-                f"{100 * cut.flops_before / max(total, 1):.1f}%",
+                _share(cut.flops_before, total),
+                " / ".join(_share(2 * cut.spec.map_multiplications(k), total) for k in _KERNELS),
                 "; ".join(cut.warnings) or (cut.problem or ""),
             ]
         )
     at_rate = [f"bytes at {rate}"] if sizes else []
-    table(rows, ["cut", "kind", "shape", "bytes", *at_rate, "FLOPs before", "notes"])
+    table(rows, ["cut", "kind", "shape", "bytes", *at_rate, "FLOPs before", _MAPPED, "notes"])
     hidden = len(found) - len(shown)
     if hidden:
         click.echo(f"({hidden} more cuts between modules: --all)")
+
+
+def _share(flops: int, total: int) -> str:
+    return f"{100 * flops / max(total, 1):.1f}%"

@@ -29,7 +29,7 @@ from fmshards.units import bytes_text, count_text
     help="timm, torchvision, or text such as 'resize(256)+normalize(imagenet)'; by default the model's own, for a file "
     "the PREPROCESS in it",
 )
-@click.option("--recipe", help="augmentation, such as 'flip+crop(pad=4)'; none by default")
+@click.option("--recipe", help="augmentation, such as 'flip+crop(pad=32)'; none by default")
 @click.option(
     "--mirror",
     default="stored",

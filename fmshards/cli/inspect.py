@@ -20,7 +20,8 @@ def command(url: str, sample: int | None, as_json: bool) -> None:
     if sample is not None:
         _sample(url, sample, as_json)
         return
-    from fmshards.shards.describe import inspect, mirror_text
+    from fmshards.reader.inspection import inspect
+    from fmshards.shards.describe import mirror_text
 
     found = inspect(url)
     if as_json:
@@ -42,6 +43,11 @@ def command(url: str, sample: int | None, as_json: bool) -> None:
     for layer in found["layers"]:
         if (text := mirror_text(layer)) is not None:
             click.echo(text)
+    click.echo(f"recipe: {_short(found['recipe'])}; loader(recipe=...) can be given others, of these terms:")
+    for term, how in found["serves"].items():
+        click.echo(f"  {term}: {how}")
+    for term, why in found["refuses"].items():
+        click.echo(f"  not {term}: {why}")
     for title in ("identity", "options", "provenance"):
         click.echo(f"{title}:")
         for key, value in _flat({k: v for k, v in found[title].items() if k not in _FOR_PROGRAMS}):

@@ -91,9 +91,11 @@ def check_plan(
 def refuse(out: str, differences: Sequence[str]) -> None:
     """Raise MismatchError that lists the differences, where there are any."""
     if differences:
+        alone = all(line.startswith("recipe: ") for line in differences)
         raise MismatchError(
             f"{out} holds a shard set, or a part of one, that was made otherwise:\n"
             + "".join(f"  {line}\n" for line in differences)
+            + ("train from it with another recipe, loader(recipe=...), or " if alone else "")
             + "extract to another place, or with what made the set, or replace the set with overwrite (--overwrite)"
         )
 

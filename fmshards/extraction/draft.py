@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from fmshards.augment import poor_moves, settle_step
 from fmshards.calibration import FeaturesOf, LayerCalibration, Stage, calibrate
 from fmshards.codec import Rate, Sample, fit, sample_for, samples_wanted
-from fmshards.errors import InputError, ModelError
+from fmshards.errors import InputError, ModelError, warn
 from fmshards.extraction.calibration_images import calibration_images, head
 from fmshards.extraction.decode import Decoder
 from fmshards.extraction.forward import run_prefix
@@ -55,6 +57,11 @@ def draft_plan(request: Request, stage: Stage | None = None) -> tuple[Plan, Arra
         device=request.device,
         stage=stage,
     )
+    # As calibration settled it: of the same grids.
+    strides = {name: own.grid.stride for name, own in measured.items() if own.grid is not None}
+    request = replace(request, recipe=settle_step(request.recipe, strides))
+    for line in [] if request.options.views else poor_moves(request.recipe, strides):
+        warn(line)
     layers = tuple(_layer(request, name, found[name], samples[name], measured[name], dtypes[name]) for name in found)
     rows = [codec.row_bytes for each in layers for codec in (each.base_codec, each.own_mirror_codec) if codec]
     mirrored = request.recipe.flips and request.mirror.way != "none"
@@ -174,7 +181,7 @@ def _layer(
         name=name,
         cut=cut.name,
         codec=fitted(options.layers[name], None),
-        view_codec=fitted(options.layers[name], sensitive) if options.views and sensitive else None,
+        view_codec=fitted(options.layers[name], sensitive) if request.options.views and sensitive else None,
         sensitive=measured.sensitive,
         similarity=measured.similarity,
         grid=measured.grid,

@@ -81,8 +81,10 @@ def extract(
         scale and an offset for each sample and channel; "int2-channel" to "int8-channel", for each channel; or "fp32",
         "fp16", "bf16".
     preprocess: text, or a function from a PIL image to a float tensor [3, H, W].
-    recipe, mirror, views, sensitive: the augmentation that training may use; see `fmshards.augment`. What a map to the
-        mirror costs and how far it is off is shown with the progress, and `fmshards inspect` says it again.
+    recipe, mirror, views, sensitive: the augmentation that training uses where it is told no other
+        (`loader(recipe=...)`), and what is kept for it; see `fmshards.augment`. A crop without a step moves by whole
+        cells of every layer. What a map to the mirror costs and how far it is off is shown with the progress, and
+        `fmshards inspect` says it again.
     version: a name for what the functions given do, to be changed whenever they do; else they are known by a digest of
         their code and of all that it refers to, and refused where that cannot be made.
     calibration: samples that similarities, grid, fill, the mapped mirror, steps of channels and their order are
@@ -188,8 +190,8 @@ def _begin(request: Request, overwrite: bool, shown: Progress, clock: Clock) -> 
     for text in mirror_texts(draft):
         shown.say(text)
     plan, ours = publish_plan(out, draft, arrays)
+    request = request.settled(plan)
     if not ours:
-        request = request.settled(plan)
         _compare(request, plan, shown)
     return request, plan
 

@@ -44,7 +44,8 @@ class Request:
     """What `extract` was asked for. `options` are plain; the rest are what they name, loaded and parsed.
 
     calibration: its samples. batch, memory_format: of a forward. These are the set's own where there is one and the
-    options leave them open; so is orientation.
+    options leave them open; so are orientation and a crop's step. Of a set that is not there yet calibration settles
+    the step.
     """
 
     options: Options
@@ -72,9 +73,10 @@ class Request:
         return self._analysed[size]
 
     def settled(self, stored: Plan | None) -> Request:
-        """The same, with batch and memory format as the plan of the set that is there has them."""
+        """The same, with what the options leave open as the plan of the set that is there has it."""
         decided = _decide(self.options, stored, self.device, self.model)
-        return replace(self, **{**decided, "calibration": _calibration(self.options, stored, self.source)})
+        decided |= {"calibration": _calibration(self.options, stored, self.source)}
+        return replace(self, recipe=_settled(self.recipe, stored), **decided)
 
     def decoder(self, plan: Plan) -> Decoder:
         """What makes images of the set of `plan` ready for the prefix."""
@@ -146,7 +148,7 @@ def prepare(source: Any, out: str, model: str | nn.Module, options: Options, sto
 
     Raises InputError or ModelError, naming the option.
     """
-    recipe = parse_recipe(options.recipe, options.version)
+    recipe = _settled(parse_recipe(options.recipe, options.version), stored)
     mirror = parse_mirror(options.mirror) if recipe.flips else Mirror("none")
     sensitive = _check_views(recipe, options.views, options.sensitive)
     _warn(recipe, mirror, options.views, sensitive)
@@ -180,6 +182,14 @@ def prepare(source: Any, out: str, model: str | nn.Module, options: Options, sto
         calibration=_calibration(options, stored, found),
         **decided,
     )
+
+
+def _settled(recipe: Recipe, stored: Plan | None) -> Recipe:
+    """The stored recipe where an open one leaves nothing but the step to it; else the recipe as it is."""
+    if stored is None or not recipe.open:
+        return recipe
+    there = Recipe.from_json(stored.recipe)
+    return there if there.with_step(None) == recipe else recipe
 
 
 def _calibration(options: Options, stored: Plan | None, source: Source) -> int:

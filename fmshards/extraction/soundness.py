@@ -80,7 +80,7 @@ def _files(url: str, manifest: Manifest) -> Iterator[str]:
             break
     else:
         try:
-            read_calibrated(url, plan, plan.layers)
+            read_calibrated(url, plan, plan.layers, catalog.recipe)
         except FmshardsError as error:
             yield f"{_at(url, error)}; {_ANEW}"
 

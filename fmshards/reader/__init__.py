@@ -2,8 +2,10 @@
 
 It knows layers, chunks and streams of rows, and nothing of batches, epochs or training.
 
+serving.py      what recipes a set can serve, its own left aside
 catalog.py      what is known of a set before a shard is read; the set opened, its claims and its model checked
 calibrated.py   what calibration left: each layer's fill and its map to the mirror
+inspection.py   a set in a few plain numbers, for a person
 fetch.py        chunks read, verified, ahead of their use: the one place where reading a chunk can fail
 """
 

@@ -25,14 +25,14 @@ class Calibrated:
     mirror: MirrorMap | None
 
 
-def read_calibrated(url: str, plan: Plan, layers: Sequence[LayerPlan]) -> dict[str, Calibrated]:
-    """The arrays of some layers of the set at `url`, by layer.
+def read_calibrated(url: str, plan: Plan, layers: Sequence[LayerPlan], recipe: Recipe) -> dict[str, Calibrated]:
+    """The arrays of some layers of the set at `url`, by layer. recipe: what training does.
 
     Raises CorruptError or FormatError where the file is changed, or an array that a reader needs is missing, has
     another shape than the feature, or is not finite; and where the plan says otherwise of its mirror than its layers.
     """
     arrays = read_calibration(url, plan)
-    moves = bool(Recipe.from_json(plan.recipe).terms)
+    moves = bool(recipe.terms)
     return {layer.name: _calibrated(url, plan, layer, arrays, moves) for layer in layers}
 
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fmshards import store
-from fmshards.augment import Mirror, Recipe, check_drawable, view_reference
+from fmshards.augment import Mirror, Recipe, check_drawable, poor_moves, view_reference
 from fmshards.errors import FormatError, InputError, MismatchError
+from fmshards.reader.serving import Given, given_recipe, references_of, strides_of
 from fmshards.shards import BASE, MIRROR, LayerPlan, Manifest, ShardEntry, Stream, layer_url, read_manifest, set_url
 
 
@@ -46,11 +47,15 @@ _CHUNK_BYTES = 4 * 512
 
 @dataclass(frozen=True)
 class Catalog:
-    """A whole set and the layers of it that are read, in the order asked for."""
+    """A whole set and the layers of it that are read, in the order asked for.
+
+    given: the recipe that training takes in place of the set's own; None: the set's own.
+    """
 
     url: str
     manifest: Manifest
     layers: tuple[LayerPlan, ...]
+    given: Recipe | None = None
 
     @cached_property
     def shard_names(self) -> tuple[str, ...]:
@@ -100,7 +105,10 @@ class Catalog:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """What training does to an image. Raises FormatError where it cannot be read, or its thetas not be drawn."""
+        """What training does to an image: the recipe given, or the set's own. Raises FormatError where that cannot be
+        read, or its thetas not be drawn."""
+        if self.given is not None:
+            return self.given
         plan = self.manifest.plan
         recipe = Recipe.from_json(plan.recipe)
         try:
@@ -115,13 +123,33 @@ class Catalog:
         return Mirror.from_json(self.manifest.plan.mirror)
 
     @cached_property
-    def combinations(self) -> tuple[Combination, ...]:
-        """What a chunk can show at training: each reference; where views are stored, each view with its reference."""
+    def references(self) -> tuple[str, ...]:
+        """What training starts from: of a recipe that was given, no mirror where it does not flip."""
         plan = self.manifest.plan
-        if not plan.views:
-            return tuple(Combination(reference, 0) for reference in plan.references)
+        return plan.references if self.given is None else references_of(plan, self.given)
+
+    @cached_property
+    def combinations(self) -> tuple[Combination, ...]:
+        """What a chunk can show at training: each reference; where the set's own recipe left views, each view with its
+        reference."""
+        plan = self.manifest.plan
+        if not plan.views or self.given is not None:
+            return tuple(Combination(reference, 0) for reference in self.references)
         views = range(1, plan.views + 1)
         return tuple(Combination(view_reference(v, self.recipe, self.mirror), v) for v in views)
+
+    @property
+    def cautions(self) -> list[str]:
+        """What had better not be asked of this set at training, in lines for a person: moves that its features follow
+        badly, and views that a recipe given leaves unused."""
+        plan = self.manifest.plan
+        lines = [] if self.combinations[0].view else poor_moves(self.recipe, strides_of(plan, self.layers))
+        if plan.views and self.given is not None:
+            lines.append(
+                f"{self.recipe}: the {plan.views} stored views show what the set's own recipe drew, "
+                f"{Recipe.from_json(plan.recipe)}, and are not used"
+            )
+        return [f"{self.url}: {line}" for line in lines]
 
     def streams(self, layer: LayerPlan, shown: Combination) -> tuple[Stream, ...]:
         """The streams of a layer's chunk that show a combination: its reference, unless a view holds every channel,
@@ -202,13 +230,17 @@ class Catalog:
 
 
 def open_catalog(
-    url: str | os.PathLike[str], layers: Sequence[str] | str | None = None, model: nn.Module | None = None
+    url: str | os.PathLike[str],
+    layers: Sequence[str] | str | None = None,
+    model: nn.Module | None = None,
+    recipe: Given = None,
 ) -> Catalog:
     """Read the manifest of the set at `url`. A path is made absolute: the set stays the same wherever the process, or
     a worker of it, goes.
 
-    `layers` None means all. Raises InputError for an unknown layer, FormatError where there is no whole set, and
-    MismatchError where `model`, a full model, has other weights or buffers before a layer's cut than the writer's.
+    `layers` None means all, `recipe` None the set's own. Raises InputError for an unknown layer and a recipe that the
+    set cannot serve, FormatError where there is no whole set, and MismatchError where `model`, a full model, has other
+    weights or buffers before a layer's cut than the writer's.
     """
     place = set_url(url)
     names = layer_names(layers)
@@ -216,7 +248,8 @@ def open_catalog(
         raise InputError(f"model: expected a torch module, the full model, found {type(model).__name__}")
     manifest = read_manifest(place)
     names = [layer.name for layer in manifest.plan.layers] if names is None else names
-    catalog = Catalog(place, manifest, tuple(manifest.plan.layer(name) for name in names))
+    chosen = tuple(manifest.plan.layer(name) for name in names)
+    catalog = Catalog(place, manifest, chosen, given_recipe(manifest.plan, chosen, recipe, place))
     catalog.check()
     if not manifest.samples:
         raise InputError(f"{place}: the set has no samples")

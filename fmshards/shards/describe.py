@@ -1,38 +1,20 @@
-"""A shard set in a few plain numbers: what `fmshards inspect` shows."""
+"""A shard set in a few plain numbers."""
 
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
-from fmshards import store
 from fmshards.shards.layer import LayerPlan
 from fmshards.shards.manifest import Manifest
 from fmshards.shards.plan import Plan
-from fmshards.shards.sets import MANIFEST, missing_shards, read_manifest, read_plan, set_url
+from fmshards.shards.sets import missing_shards
 
 
-def inspect(url: str | os.PathLike[str]) -> dict[str, Any]:
-    """What the set at `url` (a path or a URL) holds, or, where it is unfinished, what it will hold and what is missing.
-
-    The dict is plain JSON. "whole": whether the set is finished; "missing": of an unfinished one, for each layer how
-    many shards are not there yet, from one listing of its folder, None of a whole one. "samples", "bytes", and each
-    layer's "bytes", "bytes_a_sample" (whole shards, other fields and tar overhead among them) and "error" (dB) are
-    known of a whole set and None before. "rate" is in bits a value, "fp32_bytes" the bare feature's size.
-    "mirror_channels" and "mirror_row_bytes" are of a mirror that is stored in part; "mirror_map" says what its map
-    costs and how far it is off (FORMAT.md, `mirror_maps`), None where there is none or nobody recorded it. "layers",
-    "identity", "options" and "provenance" are as the plan has them.
-
-    Raises FormatError where no set is at `url` or what is there is malformed, StoreError where it cannot be read,
-    InputError where `url` is no path or URL.
-    """
-    place = set_url(url)
-    if store.exists(store.join(place, MANIFEST)):
-        return describe(read_manifest(place))
-    plan = read_plan(place)
+def describe_plan(url: str, plan: Plan) -> dict[str, Any]:
+    """What the unfinished set of a plan at `url` will hold and what is missing, as `inspect` says."""
     layers = [_layer(layer, plan) for layer in plan.layers]
-    return {**_plan(plan), "layers": layers, "missing": missing_shards(place, plan)}
+    return {**_plan(plan), "layers": layers, "missing": missing_shards(url, plan)}
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:

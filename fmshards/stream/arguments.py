@@ -40,6 +40,15 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def given_to(recipe: Any, augment: bool) -> Any:
+    """A recipe, or None, for what augments. Raises InputError for one that would be left aside."""
+    if recipe is not None and not augment:
+        raise InputError(
+            f"recipe={_shown(recipe)} is given, and nothing is augmented without training and augment: leave it out"
+        )
+    return recipe
+
+
 def memory_bytes(value: Any) -> int:
     """Bytes from a number of any kind ("2e9" among them) or from text such as "2GB"."""
     if isinstance(value, (float, np.integer, np.floating)) and np.isfinite(value) and value >= 1:

@@ -86,7 +86,7 @@ def batch_of(
             columns["sample"],
             mirrored,
             plan.base_size,
-            references=plan.references,
+            references=catalog.references,
         )
     else:
         theta = identity_theta(count)

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
+from fmshards.augment import Recipe
 from fmshards.errors import InputError, warn
 from fmshards.place import check_rank, current_rank
-from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, read_ahead
+from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, read_ahead, read_calibrated
 from fmshards.stream import order
-from fmshards.stream.arguments import dtype_of, field_names, flag, memory_bytes, whole, whole_or_none
+from fmshards.stream.arguments import dtype_of, field_names, flag, given_to, memory_bytes, whole, whole_or_none
 from fmshards.stream.batch import batch_of, chunk_columns
 from fmshards.stream.deal import READ_AHEAD, Job, choose_deal, evaluation_memory, lane_slots, memory_needed
 from fmshards.stream.decode import FeatureDecoder
@@ -48,6 +49,10 @@ class FeatureDataset(IterableDataset[Batch]):
     train=False: the stored order, `base` only, every sample once. Of one rank the last batch is a short one. Of
     several every rank has as many batches of b samples, and the last ones are filled up: `valid` is False there, so a
     loop over several ranks counts `batch["cls"][batch["valid"]]`.
+    recipe: what training does to an image, as text, in place of what the set was extracted with, None; "none" moves
+    nothing. The set serves it as it would had it been extracted with it, unless its references do not suffice, as
+    without a mirror for a flip (`fmshards inspect` says which do); views show their own recipe alone. Which of its
+    moves features follow badly a warning says.
     model: a full model, refused unless it is the one that wrote the set. memory: bytes (or "2GB") that one rank's
     windows of compressed rows and the order may take, over all its workers; see `memory_needed`.
     groups, lanes, window: G, K, M of the order where they should not follow from workers, ranks and memory: fix
@@ -56,8 +61,8 @@ class FeatureDataset(IterableDataset[Batch]):
     A data set made anew begins at epoch 0 again: make one for all epochs, or give each its `epoch=`.
 
     Raises InputError, MismatchError or FormatError at once for what can be known at once (an unknown layer, a batch
-    larger than the set, too little memory, another model's set); the number of workers is known when the first
-    batch is asked for.
+    larger than the set, too little memory, another model's set, a recipe that the set cannot serve); the number of
+    workers is known when the first batch is asked for.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class FeatureDataset(IterableDataset[Batch]):
         *,
         fields: Sequence[str] | str | None = None,
         augment: bool = True,
+        recipe: str | Recipe | None = None,
         groups: int | None = None,
         lanes: int | None = None,
         window: int | None = None,
@@ -88,6 +94,7 @@ class FeatureDataset(IterableDataset[Batch]):
         self.memory = memory_bytes(memory)
         self.train = flag("train", train)
         self.augment = flag("augment", augment) and self.train
+        recipe = given_to(recipe, self.augment)
         self._shape = tuple(
             whole_or_none(name, value, 1) for name, value in (("groups", groups), ("lanes", lanes), ("window", window))
         )
@@ -96,11 +103,17 @@ class FeatureDataset(IterableDataset[Batch]):
             self._given = check_rank(whole("rank", rank), whole("ranks", ranks, 1))
         wanted, decode, dtype = field_names(fields), flag("decode", decode), dtype_of(dtype)
         self._epochs = EpochCounter(whole("epoch", epoch, 0))
-        self.catalog: Catalog = open_catalog(url, layers, model)
+        self.catalog: Catalog = open_catalog(url, layers, model, recipe)
         self._fetcher = Fetcher(self.catalog, wanted)
         if wanted:
             self._fetcher.check_fields()
         self._decoder = FeatureDecoder(self.catalog, dtype=dtype) if decode else None
+        if self.catalog.given is not None and not decode:
+            # Whoever decodes the rows does not know this recipe: what it needs must be there.
+            read_calibrated(self.catalog.url, self.catalog.manifest.plan, self.catalog.layers, self.catalog.given)
+        if self.augment:
+            for line in self.catalog.cautions:
+                warn(line)
         self._captured = self._given or current_rank()
         if self._captured is not None:
             self.check()
@@ -267,7 +280,7 @@ class FeatureDataset(IterableDataset[Batch]):
 
     def __repr__(self) -> str:
         names = ", ".join(layer.name for layer in self.catalog.layers)
-        mode = "train" if self.train else "evaluate"
+        mode = f"train, recipe={self.catalog.recipe}" if self.augment else "train" if self.train else "evaluate"
         try:
             held = f"holds at most {self.memory_needed()} bytes without workers"
             held += f", drops {self.dropped} samples an epoch" if self.dropped else ""

@@ -45,7 +45,8 @@ class FeatureDecoder(nn.Module):
     `<layer>.view_rows` by `<layer>` `dtype` [B, *shape], on the rows' device: rows -> features -> mirror, from its
     stored channels and its map -> moved by theta -> the view's channels put in. Maps (C, H, W) come in
     `memory_format`. On a CUDA device nothing waits for it, and the module can be compiled whole and captured in a CUDA
-    graph. It has no parameters and no buffers, so that a model that holds one has the same state.
+    graph. It has no parameters and no buffers, so that a model that holds one has the same state. A
+    batch says how it is moved, so one decoder serves whatever recipe the loader was given.
     """
 
     def __init__(
@@ -210,7 +211,7 @@ def _stays(theta: torch.Tensor, mirrored: torch.Tensor) -> bool:
 
 def _layers(catalog: Catalog) -> list[_Layer]:
     plan = catalog.manifest.plan
-    calibrated = read_calibrated(catalog.url, plan, catalog.layers)
+    calibrated = read_calibrated(catalog.url, plan, catalog.layers, catalog.recipe)
     out = []
     for layer in catalog.layers:
         view, mirror, own = layer.own_view_codec, layer.own_mirror_codec, calibrated[layer.name]

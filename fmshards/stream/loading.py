@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from fmshards.augment import Recipe
 from fmshards.errors import FmshardsError, InputError
 from fmshards.stream.arguments import flag, whole
 from fmshards.stream.dataset import Batch, FeatureDataset
@@ -94,6 +95,7 @@ def loader(
     memory: int | str = "1GB",
     train: bool = True,
     augment: bool = True,
+    recipe: str | Recipe | None = None,
     model: nn.Module | None = None,
     decode: bool = True,
     dtype: torch.dtype | str = torch.float32,
@@ -136,6 +138,7 @@ def loader(
         dtype,
         fields=fields,
         augment=augment,
+        recipe=recipe,
         groups=groups,
         lanes=lanes,
         window=window,

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import get_worker_info
 
 from fmshards import store
-from fmshards.errors import InputError
+from fmshards.augment import Recipe
+from fmshards.errors import InputError, warn
 from fmshards.reader import PLAIN, Fetcher, layer_names, open_catalog
 from fmshards.stream import order
-from fmshards.stream.arguments import dtype_of, field_names, flag, memory_bytes, whole
+from fmshards.stream.arguments import dtype_of, field_names, flag, given_to, memory_bytes, whole
 from fmshards.stream.batch import KEYS, batch_of, chunk_columns
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import EpochCounter
@@ -33,6 +35,7 @@ class ChunkDecoder:
         self,
         layers: Sequence[str] | str | None,
         augment: bool,
+        recipe: str | Recipe | None,
         seed: int,
         epoch: int,
         dtype: torch.dtype,
@@ -41,6 +44,7 @@ class ChunkDecoder:
     ) -> None:
         self.layers = layers
         self.augment = augment
+        self.recipe = recipe
         self.seed = seed
         self.dtype = dtype
         self.fields = fields
@@ -75,8 +79,12 @@ class ChunkDecoder:
             folder, name = store.parent(url), url.rstrip("/").rsplit("/", 1)[-1]
             place = store.parent(folder), folder.rstrip("/").rsplit("/", 1)[-1]
             if place not in known:
-                catalog = open_catalog(place[0], place[1] if self.layers is None else self.layers)
+                catalog = open_catalog(place[0], place[1] if self.layers is None else self.layers, recipe=self.recipe)
                 check_chunk(catalog, catalog.combinations if self.augment else (PLAIN,), self.memory)
+                info = get_worker_info()
+                if self.augment and (info is None or info.id == 0):
+                    for line in catalog.cautions:
+                        warn(line)
                 known[place] = Fetcher(catalog, self.fields), FeatureDecoder(catalog, dtype=self.dtype)
             yield from self._shard(url, name, *known[place], epoch)
 
@@ -101,6 +109,7 @@ def decode_chunks(
     layers: Sequence[str] | str | None = None,
     *,
     augment: bool = True,
+    recipe: str | Recipe | None = None,
     seed: int = 0,
     epoch: int = 0,
     dtype: torch.dtype | str = torch.float32,
@@ -115,16 +124,20 @@ def decode_chunks(
     A sample is a dict: `__key__`, `__url__`, the layer `dtype` [*shape], `cls` int and the other fields, decoded;
     `theta` float32 [2, 3], `view` int and `mirrored` bool say how it was augmented. A `wds.decode` after it takes
     `partial=True`, since values are not bytes any more. `layers`: those to read side by side; None is the one whose
-    folder the URL names. augment: False gives base features unmoved. Each run of the pipeline is the next epoch, in
-    all workers alike; `set_epoch` sets it. fields: names of the stored fields to decode and hand on, None for all, []
-    for none. memory: bytes (or "2GB") that the rows of the one chunk that is held may take.
+    folder the URL names. augment: False gives base features unmoved. recipe: what training does to an image in place
+    of the set's own recipe, as FeatureDataset takes it. Each run of the pipeline is the next epoch, in all workers
+    alike; `set_epoch` sets it. fields: names of the stored fields to decode and hand on, None for all, [] for none.
+    memory: bytes (or "2GB") that the rows of the one chunk that is held may take.
 
-    Raises, at the first sample of a shard, FormatError where its set is not whole, InputError where the set has no
-    such shard, layer or field or its chunks do not fit the memory, CorruptError where bytes are missing or changed.
+    Raises InputError for arguments, and at the first sample of a shard FormatError where its set is not whole,
+    InputError where the set has no such shard, layer or field, cannot serve the recipe or its chunks do not fit the
+    memory, CorruptError where bytes are missing or changed.
     """
+    augments = flag("augment", augment)
     return ChunkDecoder(
         layer_names(layers),
-        flag("augment", augment),
+        augments,
+        given_to(recipe, augments),
         whole("seed", seed),
         whole("epoch", epoch, 0),
         dtype_of(dtype),

@@ -21,7 +21,7 @@ from fmshards.augment import (
 from fmshards.errors import InputError
 
 SIZE = (32, 48)
-RECIPES = ["none", "flip", "crop(pad=4)", "flip+crop(pad=4, step=2)", "resized_crop+flip", "flip+resized_crop"]
+RECIPES = ["none", "flip", "crop(pad=4, step=1)", "flip+crop(pad=4, step=2)", "resized_crop+flip", "flip+resized_crop"]
 
 
 @settings(max_examples=30)
@@ -77,7 +77,7 @@ def test_epochs_and_seeds_differ() -> None:
 
 def test_the_reference_decides_the_flip_where_there_is_a_mirror() -> None:
     mirrored = np.arange(1000) % 3 == 0
-    theta = fresh_theta(parse_recipe("flip+crop(pad=4)"), 0, 0, np.arange(1000), mirrored, SIZE)
+    theta = fresh_theta(parse_recipe("flip+crop(pad=4, step=1)"), 0, 0, np.arange(1000), mirrored, SIZE)
     assert np.array_equal(theta[:, 0, 0] < 0, mirrored)
     # What is left to do to either reference is a plain shift.
     assert (phi_of(theta, mirrored)[:, 0, 0] == 1).all()
@@ -86,7 +86,7 @@ def test_the_reference_decides_the_flip_where_there_is_a_mirror() -> None:
 def test_without_a_mirror_the_flip_is_drawn_for_each_sample() -> None:
     none = np.zeros(10_000, bool)
     for p in (0.5, 0.2):
-        recipe = parse_recipe(f"flip(p={p})+crop(pad=4)")
+        recipe = parse_recipe(f"flip(p={p})+crop(pad=4, step=1)")
         theta = fresh_theta(recipe, 0, 3, np.arange(10_000), none, SIZE, references=("base",))
         assert abs((theta[:, 0, 0] < 0).mean() - p) < 0.02
 
@@ -102,8 +102,8 @@ def test_an_uneven_flip_needs_mirror_none() -> None:
 
 def test_steps_apply_in_their_order() -> None:
     ids, mirrored = np.arange(50), np.ones(50, bool)
-    flip_first = fresh_theta(parse_recipe("flip(p=0.5)+crop(pad=4)"), 0, 0, ids, mirrored, SIZE)
-    crop_alone = fresh_theta(parse_recipe("crop(pad=4)+flip"), 0, 0, ids, mirrored, SIZE)
+    flip_first = fresh_theta(parse_recipe("flip(p=0.5)+crop(pad=4, step=1)"), 0, 0, ids, mirrored, SIZE)
+    crop_alone = fresh_theta(parse_recipe("crop(pad=4, step=1)+flip"), 0, 0, ids, mirrored, SIZE)
     assert np.allclose(compose(FLIP, flip_first)[:, 0, 0], 1)
     assert not np.allclose(flip_first, crop_alone)
 
@@ -182,7 +182,7 @@ def test_views_without_a_mirror_draw_their_flip() -> None:
     assert view_reference(2, recipe, Mirror("none")) == "base"
     theta = view_theta(recipe, Mirror("none"), 0, "s", keys, 1, SIZE)
     assert abs((theta[:, 0, 0, 0] < 0).mean() - 0.5) < 0.05
-    assert view_reference(2, parse_recipe("crop(pad=4)"), Mirror("stored")) == "base"
+    assert view_reference(2, parse_recipe("crop(pad=4, step=1)"), Mirror("stored")) == "base"
     custom = view_theta(parse_recipe(lambda image: image), Mirror("none"), 0, "s", ["a"], 2, SIZE)
     assert np.array_equal(custom[0], np.tile(np.eye(2, 3), (2, 1, 1)))
 

@@ -39,7 +39,7 @@ def test_text_and_json_come_back(chosen: list) -> None:
 
 
 def test_short_forms() -> None:
-    assert parse_recipe("flip+crop(pad=4)") == Recipe((Flip(0.5), Crop(4, 1)))
+    assert parse_recipe("flip+crop(pad=4)") == Recipe((Flip(0.5), Crop(4)))
     assert parse_recipe("crop(4, 2)") == Recipe((Crop(4, 2),))
     assert parse_recipe("resized_crop(scale=(0.35, 1), ratio=(0.75, 1.5))").terms[0].scale == (0.35, 1.0)
     for nothing in (None, "", " none ", Recipe()):
@@ -47,11 +47,27 @@ def test_short_forms() -> None:
         assert not parse_recipe(nothing)
 
 
+def test_a_crop_without_a_step_is_open_until_it_is_given_one() -> None:
+    recipe = parse_recipe("flip+crop(pad=4)")
+    assert recipe.open
+    assert str(recipe) == "flip(p=0.5)+crop(pad=4)"
+    assert parse_recipe(str(recipe)) == recipe
+    settled = recipe.with_step(2)
+    assert str(settled) == "flip(p=0.5)+crop(pad=4, step=2)"
+    assert (settled.open, settled.with_step(None)) == (False, recipe)
+    assert not parse_recipe("flip+resized_crop").open
+    with pytest.raises(InputError, match="would never shift"):
+        recipe.with_step(8)
+    with pytest.raises(FormatError, match="no step"):  # plans are of settled ones alone
+        Recipe.from_json(recipe.to_json())
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("crop(pad=-1)", "pad must be a whole number of pixels, 0 or more, found -1"),
         ("crop(pad=2.5)", "whole number"),
+        ("crop(pad=4, step=None)", "expected a number"),
         ("crop(pad=4, step=0)", "step must be a whole number of pixels, 1 or more, found 0"),
         ("crop(pad=2, step=4)", "would never shift"),
         ("crop(pad=1000000)", "pad"),
@@ -96,6 +112,8 @@ def test_bad_recipes_are_refused(text: str, says: str) -> None:
         {"custom": 3},
         {"steps": [{"name": ["flip"]}]},
         {"steps": [{"name": "crop"}]},
+        {"steps": [{"name": "crop", "pad": 4}]},
+        {"steps": [{"name": "crop", "pad": 4, "step": None}]},
     ],
 )
 def test_hostile_json_is_refused(data: object) -> None:

@@ -84,7 +84,7 @@ def shifted(base: torch.Tensor, black: torch.Tensor, dx: int, dy: int) -> torch.
 def test_crop_is_torchvisions_random_crop_of_the_padded_image() -> None:
     image, preprocess = photo(32, 32), parse_preprocess("normalize(imagenet)")
     padded = v2.functional.pad(v2.functional.pil_to_tensor(image), [4])
-    for theta in fresh_theta(parse_recipe("crop(pad=4)"), 0, 0, np.arange(20), np.zeros(20, bool), (32, 32)):
+    for theta in fresh_theta(parse_recipe("crop(pad=4, step=1)"), 0, 0, np.arange(20), np.zeros(20, bool), (32, 32)):
         left, top = (round(float(theta[axis, 2]) * 16) + 4 for axis in (0, 1))
         wanted = preprocess.tensor(padded[:, top : top + 32, left : left + 32])
         assert torch.equal(render(image, preprocess, theta), wanted)

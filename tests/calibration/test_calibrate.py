@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 
 import numpy as np
@@ -19,8 +18,8 @@ from fmshards.model import Preprocess
 from fmshards.shards import Grid
 
 SPEC = FeatureSpec("map", (6, 32, 32))
-BOTH = parse_recipe("flip+crop(pad=4)")
-FLIP, CROP = parse_recipe("flip"), parse_recipe("crop(pad=4)")
+BOTH = parse_recipe("flip+crop(pad=4, step=1)")
+FLIP, CROP = parse_recipe("flip"), parse_recipe("crop(pad=4, step=1)")
 STORED, NONE = Mirror("stored"), Mirror("none")
 
 
@@ -126,9 +125,23 @@ def test_a_relu_is_noticed(images, preprocess):
         assert not found["b"].nonnegative
 
 
-def test_without_a_recipe_there_is_nothing_to_measure(images, preprocess):
-    found = run(mostly_equivariant, images, preprocess, parse_recipe(None), STORED, 0, None)["cut"]
-    assert dataclasses.astuple(found) == (None, (), None, None, None, False)
+@pytest.mark.parametrize("recipe", [parse_recipe(None), FLIP])
+def test_where_cells_lie_and_what_comes_in_is_measured_whatever_the_recipe(images, preprocess, recipe):
+    """Training may have another one."""
+    found, other = (run(mostly_equivariant, images, preprocess, r, STORED, 0, None)["cut"] for r in (recipe, BOTH))
+    assert found.grid == other.grid == Grid((1.0, 1.0), (0.0, 0.0))
+    assert torch.equal(found.fill, other.fill)
+    assert (found.similarity is None) == (not recipe)
+    assert (found.sensitive, found.mirror) == ((), None)
+
+
+def test_an_open_crop_takes_the_step_that_the_grids_give_it(images, preprocess):
+    open_, settled = parse_recipe("crop(pad=8)"), parse_recipe("crop(pad=8, step=4)")
+    found, other = (run(several, images, preprocess, r, NONE, 2, 0.34, SEVERAL) for r in (open_, settled))
+    for name in SEVERAL:
+        assert found[name].similarity == other[name].similarity
+    with pytest.raises(InputError, match=r"crop\(pad=4\)"):
+        run(several, images, preprocess, parse_recipe("crop(pad=3)"), NONE, 2, 0.34, SEVERAL)
 
 
 def several(x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -212,7 +225,7 @@ def test_the_prefix_runs_for_all_layers_at_once_and_a_known_number_of_times(
 
     told = []
     run(prefix, images, preprocess, recipe, mirror, 1, 0.5, SEVERAL, batch=7, stage=lambda *done: told.append(done))
-    grid = 33 * 4 if recipe.moves else 0  # four images of so small a sample
+    grid = 33 * 4  # four images of so small a sample
     assert sum(seen) == 1 + grid + passes * len(images)
     assert [name for name, *_ in told] == ["calibration"] * len(seen)
     assert [done for _, done, _ in told] == np.cumsum(seen).tolist()
@@ -220,7 +233,7 @@ def test_the_prefix_runs_for_all_layers_at_once_and_a_known_number_of_times(
 
 
 def test_what_will_not_be_used_is_not_measured(images, preprocess):
-    """A flip whose mirror is stored leaves nothing to follow: no grid, and no second look at any image."""
+    """A flip whose mirror is stored leaves nothing to follow: no second look at any image."""
     seen = []
 
     def prefix(x):
@@ -228,8 +241,8 @@ def test_what_will_not_be_used_is_not_measured(images, preprocess):
         return mostly_equivariant(x)
 
     found = run(prefix, images, preprocess, FLIP, STORED, 0, None)["cut"]
-    assert sum(seen) == 1 + len(images)
-    assert found.grid is None
+    assert sum(seen) == 1 + 33 * 4 + len(images)
+    assert found.grid is not None
     assert found.fill is not None
     assert (found.similarity.cosine, found.similarity.error) == ((1.0,) * 6, (0.0,) * 6)
 
@@ -262,6 +275,8 @@ def test_no_array_that_is_not_finite_is_returned(images, preprocess):
 
     with pytest.raises(ModelError, match=r"cut: the feature of a blank image.*not finite"):
         run(logarithm, images, preprocess, FLIP, Mirror("none"))
+    found = run(logarithm, images, preprocess, parse_recipe(None), STORED, 0, None)["cut"]
+    assert (found.grid, found.fill) == (None, None)
 
     def bordered(x):
         line = (x[:, :, :, :1] == x[:, :, :1, :1]).all(2).all(1).view(-1, 1, 1, 1)

@@ -81,4 +81,4 @@ def test_the_same_call_gives_the_same_order_and_another_is_refused(
 def test_without_a_recipe_too(tars: list[str], tmp_path: Path) -> None:
     plan = extract(tars[:1], tmp_path / "out", **options(layers={"layer3": 4}, calibration=64)).plan
     assert codec_from_config(plan.layer("layer3").codec).order is not None
-    assert plan.calibration is None
+    assert plan.layer("layer3").similarity is None

@@ -18,7 +18,7 @@ from fmshards.augment import parse_mirror, parse_recipe, render, view_theta
 from fmshards.errors import CodecError, FmshardsError, InputError
 from fmshards.extraction import extract, layer_rates
 from fmshards.model import parse_preprocess
-from fmshards.shards import read_manifest, read_plan
+from fmshards.shards import read_calibration, read_manifest, read_plan
 
 from .conftest import direct, error_db, images_of, network, options, stored, tree, write_tar
 
@@ -129,9 +129,10 @@ def test_a_recipe_without_a_flip_has_no_mirror(tars: list[str], tmp_path: Path) 
     assert plan.layer("layer2").similarity is not None
 
 
-def test_no_recipe_needs_no_calibration(tars: list[str], tmp_path: Path) -> None:
+def test_without_a_recipe_what_training_needs_for_its_own_is_measured(tars: list[str], tmp_path: Path) -> None:
     plan = extract(tars[:1], tmp_path / "out", **options()).plan
-    assert plan.calibration is None
+    assert list(read_calibration(str(tmp_path / "out"), plan)) == ["layer2/fill"]
+    assert plan.layer("layer2").grid is not None
     assert plan.layer("layer2").similarity is None
 
 
@@ -285,8 +286,10 @@ def test_shuffled_labels_are_not(tmp_path: Path, recwarn: pytest.WarningsRecorde
 
 
 def no_leftovers(out: Path, *shards: str) -> None:
-    """Nothing but a plan and these whole shards is there, temporary files included."""
-    assert set(tree(out)) == {"plan.json", *shards}
+    """Nothing but a plan with its calibration and these whole shards is there, temporary files included."""
+    calibration = read_plan(str(out)).calibration
+    assert calibration is not None
+    assert set(tree(out)) == {"plan.json", calibration["file"], *shards}
 
 
 @pytest.mark.parametrize("workers", [0, 2])

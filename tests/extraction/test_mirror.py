@@ -12,7 +12,8 @@ import torch
 
 from fmshards.errors import FmshardsError, MismatchError
 from fmshards.extraction import extract, verify
-from fmshards.shards.describe import inspect, mirror_text, mirror_texts
+from fmshards.reader.inspection import inspect
+from fmshards.shards.describe import mirror_text, mirror_texts
 from fmshards.stream import open_shards
 
 from .conftest import direct, network, options, stored, tree

@@ -15,7 +15,7 @@ import pytest
 from fmshards.errors import FormatError, InputError, MismatchError, StoreError
 from fmshards.extraction import entry, extract, request, work
 from fmshards.extraction.sources import WebDatasetSource
-from fmshards.shards import read_manifest
+from fmshards.shards import read_manifest, read_plan
 
 from .child import finish, start
 from .conftest import TRAIN, members_of, options, tree, write_tar
@@ -241,6 +241,7 @@ def test_a_write_that_fails(tmp_path: Path) -> None:
     assert process.exitcode == 1
     assert "StoreError: cannot write" in log.read_text()
     assert "layer1/000000.tar: the file is too large (writing" in log.read_text()
-    assert set(tree(out)) == {"plan.json"}
+    left = read_plan(str(out)).calibration
+    assert set(tree(out)) == {"plan.json", left["file"]}
     finish(start(tar, out, log, **more), log)
     assert os.path.exists(out / "manifest.json")

@@ -10,12 +10,13 @@ from fmshards.stream import FeatureDecoder, loader
 from tests.sets import build_set
 from tests.triton_here import DEVICE
 
+MOVED = "flip+crop(pad=4, step=1)"
 SETS = {
-    "flipped": {"layers": {"layer2": "1", "layer3": "bf16"}, "recipe": "flip+crop(pad=4)"},
-    "mapped": {"layers": {"layer2": "1"}, "recipe": "flip+crop(pad=4)", "mirror": "mapped(kernel=3)"},
-    "parted": {"layers": {"layer2": "1"}, "recipe": "flip+crop(pad=4)", "mirror": "stored(0.4, kernel=1, rate=bf16)"},
-    "flipped in part": {"layers": {"layer2": "1"}, "recipe": "flip+crop(pad=4)", "mirror": "stored(0.4, rest=flip)"},
-    "viewed": {"layers": {"layer2": "1"}, "recipe": "flip+crop(pad=8)", "views": 4},
+    "flipped": {"layers": {"layer2": "1", "layer3": "bf16"}, "recipe": MOVED},
+    "mapped": {"layers": {"layer2": "1"}, "recipe": MOVED, "mirror": "mapped(kernel=3)"},
+    "parted": {"layers": {"layer2": "1"}, "recipe": MOVED, "mirror": "stored(0.4, kernel=1, rate=bf16)"},
+    "flipped in part": {"layers": {"layer2": "1"}, "recipe": MOVED, "mirror": "stored(0.4, rest=flip)"},
+    "viewed": {"layers": {"layer2": "1"}, "recipe": "flip+crop(pad=8, step=1)", "views": 4},
 }
 
 

@@ -57,7 +57,7 @@ def test_what_a_first_batch_needs_can_be_made_ready_before(tmp_path: Path, kind:
 
 def test_kernels_are_there_before_workers_start(tmp_path: Path) -> None:
     """Workers that start at once would each compile them; the loader's own process does it once."""
-    built = build_set(tmp_path / "set", layers={"a": "4"}, recipe="flip+crop(pad=4)")
+    built = build_set(tmp_path / "set", layers={"a": "4"}, recipe="flip+crop(pad=4, step=1)")
     program = (
         "import sys; from fmshards import loader; from fmshards.kernels import jit\n"
         f"made = loader({built.url!r}, batch_size=8, num_workers=1, multiprocessing_context='spawn')\n"
@@ -160,7 +160,7 @@ def test_the_mapped_mirror_is_the_map_of_the_base(mapped: BuiltSet) -> None:
 @pytest.mark.parametrize("kind", sorted(SPECS))
 @pytest.mark.parametrize("mirror", ["stored", "mapped(kernel=1)"])
 def test_every_kind_of_feature(tmp_path, kind: str, mirror: str) -> None:
-    recipe = "flip" if kind == "vector" else "flip+crop(pad=4)"
+    recipe = "flip" if kind == "vector" else "flip+crop(pad=4, step=1)"
     built = build_set(tmp_path / "set", kind=kind, recipe=recipe, mirror=mirror, samples=(9, 7), chunk=4)
     batch = next(iter(FeatureDataset(built.url, batch_size=16)))
     assert batch["layer2"].shape == (16, *SPECS[kind].shape)
@@ -177,7 +177,7 @@ def test_whole_views_need_no_reference(tmp_path, kind: str) -> None:
     built = build_set(
         tmp_path / "set",
         kind=kind,
-        recipe="crop(pad=4)",
+        recipe="crop(pad=4, step=1)",
         views=3,
         sensitive=range(channels),
         samples=(9,),

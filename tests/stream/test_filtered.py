@@ -28,7 +28,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[BuiltSet, BuiltSet]:
     """The same set without and with the filter: three layers, mirror, views."""
     folder = tmp_path_factory.mktemp("sets")
     made = [
-        build_set(folder / str(filter), layers=LAYERS, recipe="flip+crop(pad=8)", views=4, filter=filter)
+        build_set(folder / str(filter), layers=LAYERS, recipe="flip+crop(pad=8, step=1)", views=4, filter=filter)
         for filter in (None, "zstd")
     ]
     return made[0], made[1]
