@@ -151,13 +151,15 @@ def find(
     hows = {name: LayerMove(spec, size, grids.get(name), blank[name][0]) for name, spec in specs.items()}
     samples = {(n, r): MirrorSample(specs[n], k, total) for n in specs for r, k in KERNELS.items()}
     gaps = {name: Comparison.empty(spec) for name, spec in specs.items()}
-    for done, x in enumerate(batches):
+    done = 0
+    for x in batches:
         base, mirror = prefix(x), prefix(x.flip(-1))
         for (name, _), sample in samples.items():
             sample.add(base[name], mirror[name])
         for name in specs:
             gaps[name].add(flipped(MirrorParts.of(hows[name]), base[name], None), mirror[name])
-        print(f"  {(done + 1) * len(x)} of {total} images", flush=True)
+        done += len(x)
+        print(f"  {done} of {total} images", flush=True)
     parts: Parts = {}
     for name, spec in specs.items():
         for fraction in FRACTIONS:

@@ -53,7 +53,7 @@ SOURCE = "cifar10-train-{000000..000004}.tar"
 LAYER, RATE = "layer2", 4
 BATCH = 100
 PAPER = {"part": ("--mirror", "stored(0.3)"), "paper": ("--mirror", "stored(0.3, rest=flip)")}
-"""Sets whose mirror is stored in part: the other channels mapped 3 x 3, and flipped as in the paper."""
+"""Sets whose mirror is stored in part: the other channels mapped 1 x 1, and flipped as in the paper."""
 CHUNK = 10
 """Samples that share a coin and a crop, in the paper's own way; its authors used 4 and 8."""
 

@@ -48,7 +48,7 @@ class Samples(Sequence[dict[str, Any]]):
         return (self.sample(i) for i in range(len(self)))
 
     def sample(self, i: int, reference: str = "base", view: int = 0) -> dict[str, Any]:
-        """Sample i with the feature of a reference, "base" or "mirror" (stored or mapped), unmoved.
+        """Sample i with the feature of a reference, "base" or "mirror" (stored, in part too, or mapped), unmoved.
 
         With view v, from 1 on, `<layer>.view` float32 is that view of the layer's sensitive channels and `theta`
         float32 [2, 3] the theta it was drawn with. Raises IndexError for i out of range, InputError for a reference

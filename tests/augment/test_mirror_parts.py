@@ -119,7 +119,8 @@ def test_a_mirror_is_its_text_and_its_json(mirror: Mirror) -> None:
     [
         ("stored(1)", "stored"),
         ("stored(1.0, rest=flip)", "stored"),
-        ("stored(0)", "mapped"),
+        ("stored(0)", "mapped(1)"),
+        ("stored(0, kernel=3)", "mapped"),
         ("stored(0, rest=map, kernel=1)", "mapped(1)"),
         ("stored(0, rest=flip)", "none"),
     ],
@@ -128,6 +129,11 @@ def test_the_ends_are_the_other_ways(text: str, end: str) -> None:
     assert parse_mirror(text) == parse_mirror(end)
     assert parse_mirror(text).to_json() == parse_mirror(end).to_json()
     assert str(parse_mirror(text)) == str(parse_mirror(end))
+
+
+def test_a_map_is_small_beside_stored_channels() -> None:
+    assert parse_mirror("stored(0.3)") == Mirror("stored", fraction=0.3) == Mirror("stored", 1, 0.3, "map")
+    assert parse_mirror("mapped") == Mirror("mapped") == Mirror("mapped", 3)
 
 
 def test_a_rate_is_written_as_for_a_layer() -> None:
@@ -142,6 +148,7 @@ def test_a_rate_is_written_as_for_a_layer() -> None:
     [
         {"way": "stored", "fraction": "0.3"},
         {"way": "stored", "fraction": None},
+        {"way": "mapped", "kernel": None},
         {"way": "stored", "fraction": 1.5},
         {"way": "stored", "fraction": float("nan")},
         {"way": "stored", "fraction": 0.3, "rest": ["map"]},
