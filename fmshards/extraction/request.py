@@ -19,7 +19,7 @@ from fmshards.errors import InputError
 from fmshards.extraction.calibration_images import sample_count
 from fmshards.extraction.decode import Decoder, Kept, Views
 from fmshards.extraction.forward import PRECISIONS, Forward, best_memory_format
-from fmshards.extraction.options import Options
+from fmshards.extraction.options import AUTO, Options
 from fmshards.extraction.sources import Source, open_source
 from fmshards.model import (
     Analysis,
@@ -73,9 +73,10 @@ class Request:
         return self._analysed[size]
 
     def settled(self, stored: Plan | None) -> Request:
-        """The same, with batch and memory format as the plan of the set that is there has them."""
-        decided = _decide(self.options, stored, self.device, self.model)
-        return replace(self, **{**decided, "calibration": _calibration(self.options, stored, self.source)})
+        """The same, with what is left open, rates too, as the plan of the set that is there has it."""
+        options = _bound(self.options, stored)
+        decided = _decide(options, stored, self.device, self.model)
+        return replace(self, options=options, **{**decided, "calibration": _calibration(options, stored, self.source)})
 
     def decoder(self, plan: Plan) -> Decoder:
         """What makes images of the set of `plan` ready for the prefix."""
@@ -147,6 +148,7 @@ def prepare(source: Any, out: str, model: str | nn.Module, options: Options, sto
 
     Raises InputError or ModelError, naming the option.
     """
+    options = _bound(options, stored)
     recipe = parse_recipe(options.recipe, options.version)
     mirror = parse_mirror(options.mirror) if recipe.flips else Mirror("none")
     sensitive = _check_views(recipe, options.views, options.sensitive)
@@ -181,6 +183,15 @@ def prepare(source: Any, out: str, model: str | nn.Module, options: Options, sto
         calibration=_calibration(options, stored, found),
         **decided,
     )
+
+
+def _bound(options: Options, stored: Plan | None) -> Options:
+    """The options with the rate of the set that is there for each AUTO: a set is gone on with as it was begun."""
+    kept = {} if stored is None else stored.options.get("rates")
+    if not isinstance(kept, dict):
+        return options
+    rates = {name: kept.get(name, rate) if rate == AUTO else rate for name, rate in options.layers.items()}
+    return replace(options, layers=rates)
 
 
 def _calibration(options: Options, stored: Plan | None, source: Source) -> int:
