@@ -42,7 +42,7 @@ class Way:
 
 
 STORED, NONE = Way("stored", 1.0, 0), Way("none", 0.0, 0)
-WAYS = (
+WAYS: tuple[Way, ...] = (
     NONE,
     Way("mapped(kernel=1)", 0.0, 1),
     Way("mapped(kernel=3)", 0.0, 3),
@@ -69,10 +69,10 @@ class Moved:
 
     @property
     def worse_than_still(self) -> bool:
-        """Whether moving the feature is further from the moved image's answers than not moving it."""
+        """Whether moving the feature is further from the moved image's answers than not moving it, by its error."""
         if self.outcome is None or self.still is None:
             return False
-        return self.outcome.drop.value > self.still.drop.value
+        return self.outcome.drop.value > self.still.drop.value + self.still.drop.error
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""

@@ -29,6 +29,7 @@ from fmshards.planning.worth import Seconds, Worth, worth
 _LEAST_SPLIT = 64  # photos from which codecs are fitted to some of them and judged on the others
 _FIT_EVERY = 6
 _MIRROR_DROP = 0.02  # of a mirror beside the stored one: it only augments
+_ASKED = 128  # photos by which the network is asked whether the labels are its classes
 _TOLD = 2.0  # standard errors between a drop and the budget
 
 
@@ -125,7 +126,7 @@ class CutReport:
 def survey(
     setting: Setting, cuts: Sequence[Cut], stage: Stage, rates_only: bool = False
 ) -> tuple[Judged, list[CutReport]]:
-    """Measure each of `cuts`. rates_only: no moves and no worth, for who has decided on them.
+    """Measure each of `cuts`. rates_only: nothing is moved, for who has decided on recipe and mirror.
 
     Deterministic for a seed, but for seconds. Raises InputError where nothing can judge features, and what codecs
     raise for values that they cannot hold.
@@ -142,26 +143,26 @@ def survey(
 
 def _how(setting: Setting, cut: Cut) -> Judged:
     """How features are judged, found out at the deepest cut, where features are small."""
-    photos, labels = setting.photos, setting.photos.labels
+    photos, labels, n = setting.photos, setting.photos.labels, min(len(setting.photos), _ASKED)
     halves = setting.halves(cut)
     parts: list[Answers] = []
     logits = True
     with torch.no_grad():
-        for start in range(0, len(photos), setting.batch):
-            x = photos.base(range(start, min(start + setting.batch, len(photos)))).to(setting.device)
+        for start in range(0, n, setting.batch):
+            x = photos.base(range(start, min(start + setting.batch, n))).to(setting.device)
             found: Any = halves.suffix(halves.prefix(x))
             logits = isinstance(found, torch.Tensor) and found.dim() == 2 and found.shape[1] > 1
             if not logits or labels is None:
                 break
             parts.append(Answers.of(found))
     before = Answers.joined(parts) if parts and logits else None
-    own = before is not None and labels is not None and labels_are_its_own(before, labels)
+    own = before is not None and labels is not None and labels_are_its_own(before, labels[:n])
     if setting.suffix == "trained" and not logits:
         raise InputError("suffix is 'trained', but the network gives no logits [photos, classes] that could be judged")
     if setting.suffix == "fresh" and not can_probe(labels):
         raise InputError("suffix is 'fresh', but the sample has too few labels for a probe: 16 photos of two classes")
     if setting.suffix == "trained" or (setting.suffix == "auto" and own):
-        right = "" if before is None or labels is None else f" ({_share(before, labels)} of the sample right)"
+        right = "" if before is None or labels is None else f" ({_share(before, labels[:n])} of {n} right)"
         said = "as was said" if setting.suffix == "trained" else "the labels are its classes"
         return Judged("suffix", f"judged by the network's own rest: {said}{right}", own, True)
     if can_probe(labels):
