@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from fmshards.codec import FeatureSpec, ladders, row_bytes_at
-from fmshards.planning import Answers, Estimate, Outcome, Passage, compare, fitted, photos_needed, through
+from fmshards.planning import (
+    Answers,
+    Estimate,
+    Outcome,
+    Passage,
+    certainty,
+    compare,
+    fitted,
+    photos_needed,
+    through,
+)
 from fmshards.planning.judge import can_probe, labels_are_its_own
 from fmshards.planning.probe import probe_answers, probe_features
 from fmshards.planning.search import Trial, best, smallest
@@ -51,12 +61,26 @@ def test_photos_needed_bring_the_difference_to_two_standard_errors() -> None:
 def test_a_drop_is_the_probability_that_a_changed_choice_gives_away() -> None:
     before = answers([0.7, 0.2, 0.1], [0.5, 0.4, 0.1], [0.1, 0.1, 0.8])
     after = answers([0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.6, 0.1, 0.3])
-    found = compare(before, after, torch.tensor([0, 1, 2]))
+    found = compare(before, after, torch.tensor([0, 1, 2]), 1.0)
     assert found.agreement.value == pytest.approx(1 / 3)
     assert found.drop.value == pytest.approx((0 + 0.1 + 0.7) / 3)
     assert found.accuracy is not None
     assert found.accuracy.value == pytest.approx((0 + 1 - 1) / 3)
     assert found.loss.value == pytest.approx((math.log(7 / 6) + math.log(4 / 6) + math.log(8 / 3)) / 3, abs=1e-5)
+
+
+def test_a_change_counts_as_lost_where_nothing_tells_how_sure_the_network_is() -> None:
+    before, after = answers([0.21, 0.2, 0.2], [0.5, 0.4, 0.1]), answers([0.2, 0.21, 0.2], [0.6, 0.3, 0.1])
+    assert compare(before, after).drop.value == pytest.approx(0.5)
+    assert compare(before, after, None, 1.0).drop.value < 0.05
+
+
+@pytest.mark.parametrize("sharpened", [0.3, 1.0, 4.0])
+def test_how_sure_the_network_may_be_is_learnt_from_labels(sharpened: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = 2 * torch.randn(2000, 10, generator=generator)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    assert certainty(Answers.of(sharpened * logits), labels) == pytest.approx(1 / sharpened, rel=0.25)
 
 
 def test_without_labels_the_loss_is_the_divergence_and_nothing_is_said_of_accuracy() -> None:
