@@ -329,3 +329,36 @@ def test_every_term_that_the_readme_names_is_read() -> None:
             read(term)
             found += 1
     assert found > 20
+
+
+def test_plan_prints_a_table_and_writes_its_answer(tmp_path: Path) -> None:
+    source = DATA / "cifar10-test-000000.tar"
+    asked = ("plan", source, "--model", MODEL, "--weights", WEIGHTS, "--layer", "layer3", "--samples", 32)
+    done = fmshards(*asked, "--max-drop", "3%", "--recipe", "flip", "--out", tmp_path / "plan.json")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert re.match(r"32 photos of about \d+, \d+ B an image, looked at in ", lines[0])
+    row = next(line for line in lines[2:] if line.startswith("layer3"))
+    assert re.search(r"\d% \+- \d.*(\d+ epochs?|never)$", row)
+    assert any(line.startswith("layer3  flip none") for line in lines)
+    assert f"--plan {tmp_path / 'plan.json'}" in lines[-1]
+    proposed = json.loads((tmp_path / "plan.json").read_text())["options"]
+    assert f" {proposed['layers']['layer3']} " in row
+    told = fmshards(*asked, "--max-bytes", "1kB", "--recipe", "none", "--json")
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert found["cuts"][0]["worth"]["bytes"] <= 1000
+    assert found["budget"] == {"max_drop": None, "max_bytes": 1000}
+
+
+def test_extract_needs_layers_or_a_plan(tmp_path: Path) -> None:
+    source = DATA / "cifar10-test-000000.tar"
+    done = fmshards("extract", source, tmp_path / "set", "--model", MODEL)
+    assert done.returncode == 2
+    assert "--layer" in done.stderr
+    assert "--plan" in done.stderr
+    done = fmshards("extract", source, tmp_path / "set", "--model", MODEL, "--plan", tmp_path / "none.json")
+    assert done.returncode == 1
+    assert "none.json" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "set").exists()

@@ -114,7 +114,7 @@ def _of(report: CutReport, budget: Budget) -> list[str]:
         if moved.multiplications:
             whole = report.cut.flops_before + report.cut.flops_after
             share = 2 * moved.multiplications / max(whole, 1)
-            cost = f"; {moved.multiplications:,} multiplications a sample, {share:.0%} of the network's"
+            cost = f"; it takes {share:.2%} of the network's FLOPs, for every other sample"
         notes.append(
             f"{report.cut.name}: mirror {report.mirror} drops {moved.outcome.drop.percent()} beside the stored "
             f"one{cost}"

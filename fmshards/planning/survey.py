@@ -201,23 +201,23 @@ class _Survey:
         self.prefix_seconds: list[float] = []
         self.suffix_seconds: list[float] = []
         n = min(len(setting.photos), max(1, setting.memory // (4 * cut.spec.values)))
-        features = self._features(n)
         some = n >= _LEAST_SPLIT
         fit = [i for i in range(n) if not some or i % _FIT_EVERY == 0]
-        judge = [i for i in range(n) if not some or i % _FIT_EVERY]
-        self.fit, self.features = features[fit], features[judge]
-        del features
+        judge = [i for i in range(n) if i % _FIT_EVERY] if some else fit
+        features = self._features(fit + judge if some else fit)
+        self.fit, self.features = features[: len(fit)], features[-len(judge) :]  # no copies: they may be a GB
         labels = setting.photos.labels
         self.labels = None if labels is None else labels[judge]
         self.judge = self._judge()
         self.tried = 0
 
     @torch.no_grad()
-    def _features(self, n: int) -> torch.Tensor:
-        setting = self.setting
+    def _features(self, photos: Sequence[int]) -> torch.Tensor:
+        """Those of these photos, float32 [n, *shape] on the CPU."""
+        setting, n = self.setting, len(photos)
         out = torch.empty((n, *self.cut.spec.shape))
         for start in range(0, n, setting.batch):
-            chosen = range(start, min(start + setting.batch, n))
+            chosen = photos[start : start + setting.batch]
             x = setting.photos.base(chosen).to(setting.device)
             began = time.perf_counter()
             found = self.halves.prefix(x)
