@@ -304,7 +304,7 @@ def test_every_option_that_the_readme_names_is_one() -> None:
 def test_every_term_that_the_readme_names_is_read() -> None:
     from fmshards.augment import parse_mirror, parse_recipe
     from fmshards.calibration import parse_sensitive
-    from fmshards.codec import codec_name
+    from fmshards.extraction import layer_rates
     from fmshards.model import parse_preprocess
 
     readers = {
@@ -312,7 +312,7 @@ def test_every_term_that_the_readme_names_is_read() -> None:
         "--mirror": parse_mirror,
         "--views": parse_sensitive,
         "--preprocess": parse_preprocess,
-        "--layer": lambda text: codec_name(text.partition(":")[2] or text),
+        "--layer": lambda text: layer_rates(text if ":" in text else f"layer3:{text}"),
     }
     read, found = None, 0
     for line in readme_options().splitlines():
