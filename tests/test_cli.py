@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -332,10 +333,14 @@ def test_every_term_that_the_readme_names_is_read() -> None:
 
 
 def test_plan_prints_a_table_and_writes_its_answer(tmp_path: Path) -> None:
-    source = DATA / "cifar10-test-000000.tar"
-    asked = ("plan", source, "--model", MODEL, "--weights", WEIGHTS, "--layer", "layer3", "--samples", 32)
-    done = fmshards(*asked, "--max-drop", "3%", "--recipe", "flip", "--out", tmp_path / "plan.json")
-    assert done.returncode == 0, done.stderr
+    from fmshards.cli.plan import command
+
+    asked = [str(DATA / "cifar10-test-000000.tar"), "--model", MODEL, "--weights", WEIGHTS, "--layer", "layer3"]
+    asked += ["--samples", "32"]
+    done = CliRunner().invoke(
+        command, [*asked, "--max-drop", "3%", "--recipe", "flip", "--out", f"{tmp_path}/plan.json"]
+    )
+    assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert re.match(r"32 photos of about \d+, \d+ B an image, looked at in ", lines[0])
     row = next(line for line in lines[2:] if line.startswith("layer3"))
@@ -344,8 +349,8 @@ def test_plan_prints_a_table_and_writes_its_answer(tmp_path: Path) -> None:
     assert f"--plan {tmp_path / 'plan.json'}" in lines[-1]
     proposed = json.loads((tmp_path / "plan.json").read_text())["options"]
     assert f" {proposed['layers']['layer3']} " in row
-    told = fmshards(*asked, "--max-bytes", "1kB", "--recipe", "none", "--json")
-    assert told.returncode == 0, told.stderr
+    told = CliRunner().invoke(command, [*asked, "--max-bytes", "1kB", "--recipe", "none", "--json"])
+    assert told.exit_code == 0, told.output
     found = json.loads(told.stdout)
     assert found["cuts"][0]["worth"]["bytes"] <= 1000
     assert found["budget"] == {"max_drop": None, "max_bytes": 1000}
