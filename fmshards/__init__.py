@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fmshards.codec.report import doctor as doctor
     from fmshards.extraction import extract as extract
+    from fmshards.extraction import plan as plan
     from fmshards.extraction.verify import verify as verify
     from fmshards.model import cuts as cuts
     from fmshards.model import split as split
@@ -28,6 +29,7 @@ _HOME = {
     "cuts": "fmshards.model",
     "split": "fmshards.model",
     "extract": "fmshards.extraction",
+    "plan": "fmshards.extraction",
     "verify": "fmshards.extraction",
     "inspect": "fmshards.reader.inspection",
     "doctor": "fmshards.codec.report",

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -328,7 +329,7 @@ def test_every_option_that_the_readme_names_is_one() -> None:
 def test_every_term_that_the_readme_names_is_read() -> None:
     from fmshards.augment import parse_mirror, parse_recipe
     from fmshards.calibration import parse_sensitive
-    from fmshards.codec import codec_name
+    from fmshards.extraction import layer_rates
     from fmshards.model import parse_preprocess
 
     readers = {
@@ -336,7 +337,7 @@ def test_every_term_that_the_readme_names_is_read() -> None:
         "--mirror": parse_mirror,
         "--views": parse_sensitive,
         "--preprocess": parse_preprocess,
-        "--layer": lambda text: codec_name(text.partition(":")[2] or text),
+        "--layer": lambda text: layer_rates(text if ":" in text else f"layer3:{text}"),
     }
     read, found = None, 0
     for line in readme_options().splitlines():
@@ -353,3 +354,40 @@ def test_every_term_that_the_readme_names_is_read() -> None:
             read(term)
             found += 1
     assert found > 20
+
+
+def test_plan_prints_a_table_and_writes_its_answer(tmp_path: Path) -> None:
+    from fmshards.cli.plan import command
+
+    asked = [str(DATA / "cifar10-test-000000.tar"), "--model", MODEL, "--weights", WEIGHTS, "--layer", "layer3"]
+    asked += ["--samples", "32"]
+    done = CliRunner().invoke(
+        command, [*asked, "--max-drop", "3%", "--recipe", "flip", "--out", f"{tmp_path}/plan.json"]
+    )
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert re.match(r"32 photos of about \d+, \d+ B an image, looked at in ", lines[0])
+    row = next(line for line in lines[2:] if line.startswith("layer3"))
+    assert re.search(r"\d% \+- \d.*(\d+ epochs?|never)$", row)
+    assert any(line.startswith("layer3  flip none") for line in lines)
+    assert f"--plan {tmp_path / 'plan.json'}" in lines[-1]
+    proposed = json.loads((tmp_path / "plan.json").read_text())["options"]
+    assert f" {proposed['layers']['layer3']} " in row
+    told = CliRunner().invoke(command, [*asked, "--max-bytes", "1kB", "--recipe", "none", "--json"])
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)
+    assert found["cuts"][0]["worth"]["bytes"] <= 1000
+    assert found["budget"] == {"max_drop": None, "max_bytes": 1000}
+
+
+def test_extract_needs_layers_or_a_plan(tmp_path: Path) -> None:
+    source = DATA / "cifar10-test-000000.tar"
+    done = fmshards("extract", source, tmp_path / "set", "--model", MODEL)
+    assert done.returncode == 2
+    assert "--layer" in done.stderr
+    assert "--plan" in done.stderr
+    done = fmshards("extract", source, tmp_path / "set", "--model", MODEL, "--plan", tmp_path / "none.json")
+    assert done.returncode == 1
+    assert "none.json" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "set").exists()

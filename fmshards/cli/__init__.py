@@ -1,12 +1,12 @@
-"""The command line: one command a file, cuts.py, doctor.py, extract.py, inspect.py, verify.py; options.py is theirs.
+"""The command line: one command a file; options.py is theirs.
 
 A command parses, calls one function of a room and prints. No logic.
 
 A command's module is imported when that command is asked for, and torch only inside the commands that need
 it, so that `fmshards --help` answers at once.
 
-extract.py, verify.py, inspect.py, cuts.py, doctor.py   the commands
-options.py                                              what several of them share
+extract.py, plan.py, verify.py, inspect.py, cuts.py, doctor.py   the commands
+options.py                                                       what several of them share
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _COMMANDS = {
     "cuts": "list where a model can be cut, and what a feature costs there",
     "doctor": "say which codec engine runs here, why, and how fast",
     "extract": "run the frozen layers once over a data set and write a shard set",
+    "plan": "find the cut, codec, rate and mirror that serve a data set and a model",
     "inspect": "say what a shard set holds",
     "verify": "read a whole shard set and check every byte",
 }

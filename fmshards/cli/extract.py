@@ -19,11 +19,11 @@ from fmshards.units import bytes_text, count_text
     "--layer",
     "layers",
     multiple=True,
-    required=True,
     metavar="NAME:RATE",
-    help="a cut and its rate: bits a value (ZFP); int2 to int8, or int2-channel to int8-channel; or fp32, fp16, bf16; "
-    "may be repeated",
+    help="a cut and its rate: bits a value (ZFP); int2 to int8, or int2-channel to int8-channel; fp32, fp16, bf16; or "
+    "auto, found as fmshards plan does; may be repeated",
 )
+@click.option("--plan", metavar="FILE", help="the options of a file that fmshards plan wrote, in place of --layer")
 @click.option(
     "--preprocess",
     help="timm, torchvision, or text such as 'resize(256)+normalize(imagenet)'; by default the model's own, for a file "
@@ -32,10 +32,8 @@ from fmshards.units import bytes_text, count_text
 @click.option("--recipe", help="augmentation, such as 'flip+crop(pad=32)'; none by default")
 @click.option(
     "--mirror",
-    default="stored",
-    show_default=True,
-    help="where features of flipped images come from: stored, mapped, mapped(kernel=1), none; or stored in part, as "
-    "stored(0.3) or stored(0.3, rest=flip, rate=2)",
+    help="where features of flipped images come from: stored, the default; mapped, mapped(kernel=1), none; or stored "
+    "in part, as stored(0.3) or stored(0.3, rest=flip, rate=2)",
 )
 @click.option("--views", default=0, show_default=True, help="stored views of the sensitive channels")
 @click.option("--sensitive", help="which channels views hold: a fraction, threshold(0.9), or a list [0,3,5]")
@@ -73,9 +71,11 @@ def command(source: str, out: str, layers: tuple[str, ...], as_json: bool, **opt
     SOURCE is WebDataset shards (braces; a path or a URL) or a folder of images in class folders. What is
     already whole in OUT is kept, so that the same command continues where it was stopped.
     """
+    if not layers and options["plan"] is None:
+        raise click.UsageError("Missing option '--layer' (NAME:RATE), or '--plan' (a file of fmshards plan).")
     from fmshards.extraction import extract
 
-    manifest = extract(source, out, layers=layers, progress=True, **options)
+    manifest = extract(source, out, layers=layers or None, progress=True, **options)
     sizes = {name: sum(s.bytes for s in shards) for name, shards in manifest.shards.items()}
     errors = {name: error["db"] for name, error in manifest.errors.items()}
     if as_json:

@@ -74,6 +74,8 @@ class RowCodec(ABC):
     """Of the codec, in configs and at the end of members' names."""
     rates: ClassVar[str]
     """How its rates are written, for a message that lists all."""
+    ladder: ClassVar[tuple[str, ...]] = ()
+    """Rates that are worth trying where the right one is looked for, the fewest bytes first."""
     keys: ClassVar[tuple[str, ...]] = ()
     """Of its config, besides codec, spec, order and filter."""
     takes_order: ClassVar[bool] = False

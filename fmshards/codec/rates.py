@@ -61,6 +61,11 @@ def codec_name(rate: Rate) -> str:
     return _find(rate)[0].name
 
 
+def ladders() -> dict[str, tuple[str, ...]]:
+    """By codec's name the rates that are worth trying, the fewest bytes first; codecs that name none are left out."""
+    return {name: codec.ladder for name, codec in _CODECS.items() if codec.ladder}
+
+
 def row_bytes_at(rate: Rate, spec: FeatureSpec) -> int:
     """Bytes of a row at a rate, whose codec need not be fitted yet. Raises InputError."""
     codec, setting = _find(rate)

@@ -37,6 +37,7 @@ class RawCodec(RowCodec):
 
     name = "raw"
     rates = ", ".join(ITEM_BYTES)
+    ladder = ("fp16",)
     keys = ("dtype",)
 
     @property

@@ -15,6 +15,7 @@ samples.py     stored samples made again, where nothing else tells whether they 
 work.py        which shards are missing
 pipeline.py    one pass over these
 entry.py       the function
+propose.py     `plan`: the sample of a source for the room planning, its answer as options; `NAME:auto`
 provenance.py  what made a set, for the record
 progress.py    rate, bytes, time left; where the time went
 verify.py      a set against its bytes, its model and its images
@@ -25,8 +26,9 @@ from __future__ import annotations
 
 from fmshards.extraction.entry import extract, run
 from fmshards.extraction.options import Options, layer_rates
+from fmshards.extraction.propose import plan
 from fmshards.extraction.verify import Report, verify
 
 extract.verify = verify  # type: ignore[attr-defined]  # fmshards.extract.verify is an older name of it
 
-__all__ = ["Options", "Report", "extract", "layer_rates", "run", "verify"]
+__all__ = ["Options", "Report", "extract", "layer_rates", "plan", "run", "verify"]

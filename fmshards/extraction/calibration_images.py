@@ -18,9 +18,14 @@ _WEIGHED = 64  # samples by which those of a source are estimated
 
 
 def calibration_images(decoder: Decoder, wanted: int) -> Sequence[Image.Image]:
-    """As many images from the beginning of each of up to 64 input shards, evenly spread; `wanted` in all.
+    """The images of `calibration_items`. Raises InputError for an image that the decoder refuses."""
+    return Images(decoder, calibration_items(decoder, wanted))
 
-    The same for the same source, whatever else changes. Raises InputError for an image that the decoder refuses.
+
+def calibration_items(decoder: Decoder, wanted: int) -> list[tuple[int, Item]]:
+    """As many items, each with its input shard, from the beginning of up to 64 of them, evenly spread; `wanted`.
+
+    The same for the same source, whatever else changes. Raises InputError for images of several sizes.
     """
     source = decoder.source
     inputs = len(source.inputs)
@@ -33,7 +38,7 @@ def calibration_images(decoder: Decoder, wanted: int) -> Sequence[Image.Image]:
             if decoder.preprocess.size is None:
                 decoder.base(shard, decoder.sample(shard, item))  # refuses, key named, another size than the first's
             found.append((shard, item))
-    return _Images(decoder, found)
+    return found
 
 
 def head(source: Source, shard: int, count: int) -> Iterator[Item]:
@@ -54,7 +59,7 @@ def sample_count(source: Source) -> int | None:
     return sum(map(source.work, range(len(counts)))) * samples // done if done else None
 
 
-class _Images(Sequence[Image.Image]):
+class Images(Sequence[Image.Image]):
     """Images decoded when they are asked for; only small ones are kept: hundreds of photos would fill the memory."""
 
     def __init__(self, decoder: Decoder, items: list[tuple[int, Item]]) -> None:

@@ -34,11 +34,11 @@ def draft_plan(request: Request, stage: Stage | None = None) -> tuple[Plan, Arra
     Reads the calibration sample, and runs the prefix on it; stage is told how far this is. Raises what reading, the
     model and calibration raise.
     """
-    base = _first_base(request)
+    base = first_base(request)
     size = (int(base.shape[1]), int(base.shape[2]))
     images = calibration_images(Decoder(request.source, request.preprocess, size, keep=request.kept), _wanted(request))
     example = base[None].to(request.device)
-    found = _cuts(request, example)
+    found = asked_cuts(request, example)
     prefix = _named_prefix(request, found, example)
     dtypes = _check_features(prefix, example, found)
     samples = {name: _samples(request, name, cut, len(images)) for name, cut in found.items()}
@@ -106,7 +106,8 @@ def _wanted(request: Request) -> int:
     return min(request.calibration, max(_LOOK, *(count or 0 for count in asked)))
 
 
-def _first_base(request: Request) -> torch.Tensor:
+def first_base(request: Request) -> torch.Tensor:
+    """The source's first image, float32 [3, H, W]. Raises InputError where it holds none, or fields that no set can."""
     decoder = Decoder(request.source, request.preprocess, keep=request.kept)
     for item in head(request.source, 0, 1):
         sample = decoder.sample(0, item)
@@ -116,7 +117,8 @@ def _first_base(request: Request) -> torch.Tensor:
     raise InputError(f"{request.source.inputs[0].url} holds no sample")
 
 
-def _cuts(request: Request, example: torch.Tensor) -> dict[str, Cut]:
+def asked_cuts(request: Request, example: torch.Tensor) -> dict[str, Cut]:
+    """The cut of each layer that is asked for. Raises ModelError, and InputError for one cut under two names."""
     known = request.analysis(example)
     every = cuts_of(known)
     found = {name: find_cut(every, name, known) for name in request.options.layers}

@@ -20,9 +20,11 @@ from fmshards.extraction.draft import draft_plan
 from fmshards.extraction.options import Options
 from fmshards.extraction.pipeline import Pass
 from fmshards.extraction.progress import Progress, stream_of
+from fmshards.extraction.propose import planned, settle_rates
 from fmshards.extraction.request import Request, prepare
 from fmshards.extraction.samples import sample_differences
 from fmshards.extraction.work import Work
+from fmshards.planning import Proposal
 from fmshards.shards import (
     Manifest,
     Plan,
@@ -40,12 +42,13 @@ def extract(
     out: str | os.PathLike[str],
     *,
     model: str | nn.Module,
-    layers: Mapping[str, Rate] | str | Sequence[str],
+    layers: Mapping[str, Rate] | str | Sequence[str] | None = None,
+    plan: str | os.PathLike[str] | Proposal | None = None,
     weights: str | os.PathLike[str] | None = None,
     preprocess: Any = None,
     recipe: Any = None,
     version: str | None = None,
-    mirror: str | Mirror = "stored",
+    mirror: str | Mirror | None = None,
     views: int = 0,
     sensitive: str | float | Sequence[int] | Sensitive | None = None,
     calibration: int | None = None,
@@ -79,7 +82,9 @@ def extract(
     model, weights: text as on the command line, or a module (used as it is, in eval mode).
     layers: cut name -> rate, `NAME:RATE`, or a list of such texts. A rate is bits a value (ZFP); "int2" to "int8", a
         scale and an offset for each sample and channel; "int2-channel" to "int8-channel", for each channel; or "fp32",
-        "fp16", "bf16".
+        "fp16", "bf16"; or "auto", the smallest that keeps the network's answers on a sample, as `fmshards.plan` finds
+        it. What was chosen stands in the set's plan.json, and is not chosen anew.
+    plan: what `fmshards.plan` gave, or a file of it: its options, beside which others may be given.
     preprocess: text, or a function from a PIL image to a float tensor [3, H, W].
     recipe, mirror, views, sensitive: the augmentation that training uses where it is told no other
         (`loader(recipe=...)`), and what is kept for it; see `fmshards.augment`. A crop without a step moves by whole
@@ -109,31 +114,32 @@ def extract(
     made otherwise, or was replaced meanwhile), StoreError (reading or writing failed, a full disk) and others of
     `fmshards.errors`.
     """
-    options = Options.of(
-        layers=layers,
-        weights=weights,
-        preprocess=preprocess,
-        recipe=recipe,
-        version=version,
-        mirror=mirror,
-        views=views,
-        sensitive=sensitive,
-        calibration=calibration,
-        batch=batch,
-        device=device,
-        precision=precision,
-        workers=workers,
-        chunk=chunk,
-        filter=filter,
-        shard_size=shard_size,
-        image_field=image_field,
-        orientation=orientation,
-        classes=classes,
-        fields=fields,
-        drop_fields=drop_fields,
-        order=order,
-        seed=seed,
-    )
+    given: dict[str, Any] = {
+        "layers": layers,
+        "weights": weights,
+        "preprocess": preprocess,
+        "recipe": recipe,
+        "version": version,
+        "mirror": mirror,
+        "views": views,
+        "sensitive": sensitive,
+        "calibration": calibration,
+        "batch": batch,
+        "device": device,
+        "precision": precision,
+        "workers": workers,
+        "chunk": chunk,
+        "filter": filter,
+        "shard_size": shard_size,
+        "image_field": image_field,
+        "orientation": orientation,
+        "classes": classes,
+        "fields": fields,
+        "drop_fields": drop_fields,
+        "order": order,
+        "seed": seed,
+    }
+    options = Options.of(**given) if plan is None else planned(plan, given)
     return run(source, out, model, options, overwrite, progress)
 
 
@@ -155,7 +161,7 @@ def run(
     stored, manifest = (None, None) if overwrite else find_plan(out)
     request = prepare(source, out, model, options, stored)
     if stored is None:
-        request, plan = _begin(request, overwrite, shown, clock)
+        request, plan = _begin(settle_rates(request, shown), overwrite, shown, clock)
     else:
         plan = stored
         _compare(request, plan, shown)

@@ -22,6 +22,8 @@ from fmshards.extraction.sources import ORIENTATIONS
 from fmshards.model import Preprocess
 from fmshards.shards import check_name
 
+AUTO = "auto"
+"""In place of a rate: the smallest that keeps the network's answers on a sample, chosen when the set is begun."""
 ORDERS = ("auto", "none")
 """Whether channels are stored in an order chosen on the calibration sample, where that pays."""
 
@@ -34,9 +36,9 @@ class Options:
     """The options of `extract`, which says what each means. All but the source, the output and the model.
 
     Values are plain and JSON holds them (`to_json`), with one exception: a function given as `preprocess` or `recipe`.
-    None stands for what is decided later: by the set that is there, the device or the source. `of` takes what is
-    natural: a dict or texts of layers, paths, a Mirror, a torch.device, any sequence of names; it is plain afterwards.
-    Raises InputError that names the option.
+    None stands for what is decided later: by the set that is there, the device or the source; a mirror is stored. `of`
+    takes what is natural: a dict or texts of layers, paths, a Mirror, a torch.device, any sequence of names; it is
+    plain afterwards. Raises InputError that names the option.
     """
 
     layers: Mapping[str, Rate]
@@ -44,7 +46,7 @@ class Options:
     preprocess: Any = None
     recipe: Any = None
     version: str | None = None
-    mirror: str = "stored"
+    mirror: str | None = None
     views: int = 0
     sensitive: str | None = None
     calibration: int | None = None
@@ -123,6 +125,8 @@ class Options:
 def layer_rates(given: Any) -> dict[str, Rate]:
     """What names layers and rates, as a dict: a mapping name -> rate, a text `NAME:RATE`, or a list of such texts.
 
+    A rate is one of a codec's, or AUTO.
+
     Raises InputError that names the argument, FormatError for a name that no set can hold.
     """
     if isinstance(given, Mapping):
@@ -140,7 +144,8 @@ def layer_rates(given: Any) -> dict[str, Rate]:
             raise InputError(str(error)) from None
         if isinstance(rate, bool) or not isinstance(rate, (str, int, float)):
             raise InputError(f"layers: the rate of {name!r} is {rate!r}; expected bits a value or text such as 'fp16'")
-        codec_name(rate)
+        if rate != AUTO:
+            codec_name(rate)
     return layers
 
 

@@ -18,7 +18,7 @@ from fmshards.errors import InputError, warn
 from fmshards.extraction.calibration_images import sample_count
 from fmshards.extraction.decode import Decoder, Kept, Views
 from fmshards.extraction.forward import PRECISIONS, Forward, best_memory_format
-from fmshards.extraction.options import Options
+from fmshards.extraction.options import AUTO, Options
 from fmshards.extraction.sources import Source, open_source
 from fmshards.model import (
     Analysis,
@@ -73,10 +73,11 @@ class Request:
         return self._analysed[size]
 
     def settled(self, stored: Plan | None) -> Request:
-        """The same, with what the options leave open as the plan of the set that is there has it."""
-        decided = _decide(self.options, stored, self.device, self.model)
-        decided |= {"calibration": _calibration(self.options, stored, self.source)}
-        return replace(self, recipe=_settled(self.recipe, stored), **decided)
+        """The same, with what is left open, rates too, as the plan of the set that is there has it."""
+        options = _bound(self.options, stored)
+        decided = _decide(options, stored, self.device, self.model)
+        decided |= {"calibration": _calibration(options, stored, self.source)}
+        return replace(self, options=options, recipe=_settled(self.recipe, stored), **decided)
 
     def decoder(self, plan: Plan) -> Decoder:
         """What makes images of the set of `plan` ready for the prefix."""
@@ -148,6 +149,7 @@ def prepare(source: Any, out: str, model: str | nn.Module, options: Options, sto
 
     Raises InputError or ModelError, naming the option.
     """
+    options = _bound(options, stored)
     recipe = _settled(parse_recipe(options.recipe, options.version), stored)
     mirror = parse_mirror(options.mirror) if recipe.flips else Mirror("none")
     sensitive = _check_views(recipe, options.views, options.sensitive)
@@ -190,6 +192,15 @@ def _settled(recipe: Recipe, stored: Plan | None) -> Recipe:
         return recipe
     there = Recipe.from_json(stored.recipe)
     return there if there.with_step(None) == recipe else recipe
+
+
+def _bound(options: Options, stored: Plan | None) -> Options:
+    """The options with the rate of the set that is there for each AUTO: a set is gone on with as it was begun."""
+    kept = {} if stored is None else stored.options.get("rates")
+    if not isinstance(kept, dict):
+        return options
+    rates = {name: kept.get(name, rate) if rate == AUTO else rate for name, rate in options.layers.items()}
+    return replace(options, layers=rates)
 
 
 def _calibration(options: Options, stored: Plan | None, source: Source) -> int:

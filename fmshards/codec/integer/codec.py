@@ -42,6 +42,7 @@ class IntCodec(RowCodec):
 
     name = "int"
     rates = f"int{LEAST_BITS} to int{MOST_BITS}, int{LEAST_BITS}-channel to int{MOST_BITS}-channel"
+    ladder = tuple(f"int{bits}" for bits in range(LEAST_BITS, MOST_BITS + 1))
     keys = ("bits", "scale", "offset")
 
     @cached_property

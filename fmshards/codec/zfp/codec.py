@@ -46,6 +46,7 @@ class ZfpCodec(RowCodec):
 
     name = "zfp"
     rates = f"{LEAST_BITS / BLOCK} to {MOST_BITS / BLOCK:g} bits a value"
+    ladder = ("0.5", "1", "1.5", "2", "3", "4", "6", "8")
     keys = ("block_bits",)
     takes_order = True
     multiple = 8
