@@ -11,8 +11,8 @@ from numbers import Real
 from typing import Any
 
 from fmshards.codec.base import Codec, RowCodec, Sample
-from fmshards.codec.feature import FeatureSpec
 from fmshards.codec.dct.codec import DctCodec
+from fmshards.codec.feature import FeatureSpec
 from fmshards.codec.integer.codec import IntCodec
 from fmshards.codec.integer.steps import Steps
 from fmshards.codec.members import FILTERS

@@ -41,7 +41,9 @@ def features(codec, rows):  # uint8 [n, row_bytes] -> float32 [n, values]: "dct"
         octave, part = divmod(min(words[0], 6688), 32)
         step = f4(2 ** (part / 32)) * f4(2.0 ** (octave - 126))
         for s, size in enumerate(words[1:]):
-            for block, f, kind, more, sign in levels(row[begin:][:size], min(512, blocks - 512 * s), codec["codes"], plain):
+            for block, f, kind, more, sign in levels(
+                row[begin:][:size], min(512, blocks - 512 * s), codec["codes"], plain
+            ):
                 shift = f4(codec["shifts"][f][min(BASE[kind], 3) - 1])
                 found[512 * s + block, f] = (f4(BASE[kind]) - shift + f4(more)) * step * (-1 if sign else 1)
             begin += size
@@ -63,6 +65,9 @@ def starts(sides):
 
 
 def back_along(n, x):  # the inverse DCT of size n along the first axis, summed from the left
-    cos = [[math.cos(math.pi * (2 * i + 1) * k / (2 * n)) * math.sqrt((1 + (k > 0)) / n) for k in range(n)] for i in range(n)]
+    cos = [
+        [math.cos(math.pi * (2 * i + 1) * k / (2 * n)) * math.sqrt((1 + (k > 0)) / n) for k in range(n)]
+        for i in range(n)
+    ]
     m = np.pad(np.where(np.abs(cos) < 1e-9, 0, cos).astype("f4"), (0, 4 - n))
     return ((m[:, :1] * x[0] + m[:, 1:2] * x[1]) + m[:, 2:3] * x[2]) + m[:, 3:] * x[3]

@@ -65,7 +65,7 @@ class Blocks:
     @property
     def grid(self) -> int:
         """Blocks that are transformed."""
-        return self.spec.channels * len(self.rows) * len(self.columns)
+        return self.spec.channels * math.prod(-(-side // 4) for side in self.sides) if self.sides else 0
 
     @property
     def run_values(self) -> int:
@@ -121,4 +121,5 @@ def transforms() -> Floats:
 def steps() -> Floats:
     """float32 [STEPS]."""
     octave, part = np.divmod(np.arange(STEPS), 32)
-    return np.ldexp((2.0 ** (part / 32)).astype(np.float32), octave - 126)
+    found: Floats = np.ldexp((2.0 ** (part / 32)).astype(np.float32), octave - 126)
+    return found

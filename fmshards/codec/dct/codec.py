@@ -1,4 +1,4 @@
-"""`dct`: rows of exactly a stated size, any rate: blocks of 4 x 4 transformed, and their levels said by prefix codes."""
+"""`dct`: rows of exactly a stated size: blocks of 4 x 4, transformed, and their levels said by prefix codes."""
 
 from __future__ import annotations
 
@@ -67,6 +67,9 @@ class DctCodec(RowCodec):
 
     def decode_rows(self, rows: Bytes, out: torch.Tensor) -> None:
         engine.decode_rows(rows, self.blocks, self.arrays, out)
+
+    def writes(self, out: torch.Tensor) -> bool:
+        return engine.straight(out)
 
     @classmethod
     def setting(cls, rate: str | float) -> Fraction | None:

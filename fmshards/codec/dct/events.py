@@ -1,9 +1,9 @@
 """What a row of `dct` says, event by event, and the prefix codes by which it says it.
 
-A segment of a row is a sequence of events over its blocks' levels (quantised coefficients, in scan order): a level that
-is not 0, after a run of zeros in its block, with whether it is the block's last; or a number of empty blocks. Which code
-an event has depends on a *state*: where in its block the next level may be, and what was seen before it. So a decoder
-looks one byte up in the state's table, and has the level, the place of the next and the next state.
+A segment of a row is a sequence of events over its blocks' levels (quantised coefficients, in scan order): a level
+that is not 0, after a run of zeros in its block, with whether it is the block's last; or a number of empty blocks.
+Which code an event has depends on a *state*: where in its block the next level may be, and what was seen before it. So
+a decoder looks one byte up in the state's table, and has the level, the place of the next and the next state.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 STATES = 33
-"""0: at a block's start, after an empty block or at the segment's; 1, 2: at a block's start, after one without or with a
-level of 3 or more; 3 + 2 (f - 1) + a: at place f = 1 to 15 of a block, a = 1 where it had a level of 3 or more."""
+"""0: at a block's start, after an empty block or at the segment's; 1, 2: at a block's start, after one without or with
+a level of 3 or more; 3 + 2 (f - 1) + a: at place f = 1 to 15 of a block, a = 1 where it had a level of 3 or more."""
 STARTS = 3
 BITS = 8
 """The longest code."""

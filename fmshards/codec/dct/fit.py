@@ -37,7 +37,7 @@ class DctSample:
     _seen: int = 0
 
     def add(self, x: torch.Tensor | npt.NDArray[Any]) -> None:
-        """Look at a batch, floating-point [B, *shape]. Raises CodecError for another shape and for values not finite."""
+        """Look at a batch, floating-point [B, *shape]. Raises CodecError for another shape or values not finite."""
         check_batch(x, self.spec)
         most = max(8, _KEPT_VALUES // self.spec.values)
         share = min(1.0, most / max(self.samples, 1))

@@ -86,7 +86,8 @@ def levels(sample: Floats, step: int, plain: int) -> npt.NDArray[np.int32]:
     with np.errstate(over="ignore"):
         size = np.minimum(np.abs(sample) * inverse + np.float32(DEADZONE), np.float32(LARGEST)).astype(np.int32)
     size[:, :plain][sample[:, :plain] < 0] = 0
-    return np.where(sample < 0, -size, size)
+    signed: npt.NDArray[np.int32] = np.where(sample < 0, -size, size)
+    return signed
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def events(found: npt.NDArray[np.int32], segment: int, tables: Arrays) -> Events
     before = np.where(begins, -1, np.roll(place, 1))
     large = np.cumsum(magnitude >= 3)
     start = np.flatnonzero(begins)
-    outside = np.repeat(large[start] - (magnitude[start] >= 3), np.diff([*start, len(block)]))
+    outside: Ints = np.repeat(large[start] - (magnitude[start] >= 3), np.diff([*start, len(block)]))
     so_far = large - outside > 0
     earlier = large - (magnitude >= 3) - outside > 0
     filled, ended = block[start], so_far[last]
@@ -189,9 +190,7 @@ def decode(rows: Bytes, blocks: Blocks, tables: Arrays) -> Floats:
             code = np.where(escaped, code + 10, code)
             width = code + EXTRA[np.minimum(named, 30)] + (place >= tables.plain)
             kind, run, last = (np.where(escaped, a, b) for a, b in ((named, kind), (place - now, run), (over, last)))
-            skip, following, taken = (
-                np.where(escaped, a, b) for a, b in ((0, skip), (to, following), (width, taken))
-            )
+            skip, following, taken = (np.where(escaped, a, b) for a, b in ((0, skip), (to, following), (width, taken)))
         extra = EXTRA[kind]
         more = word >> code & (1 << extra) - 1
         negative = word >> code + extra & taken - code - extra
@@ -217,9 +216,7 @@ def _bits_at(data: Bytes, first: Ints, bit: Ints, end: Ints) -> Ints:
 def _parts(blocks: Blocks) -> list[tuple[int, int, int, int]]:
     """Row and column of each block of a channel, and its first cell's."""
     down, across = (np.cumsum([0, *sides]) for sides in (blocks.rows, blocks.columns))
-    return [
-        (i, j, int(down[i]), int(across[j])) for i in range(len(blocks.rows)) for j in range(len(blocks.columns))
-    ]
+    return [(i, j, int(down[i]), int(across[j])) for i in range(len(blocks.rows)) for j in range(len(blocks.columns))]
 
 
 def _maps(x: Floats, blocks: Blocks) -> Floats:
@@ -318,4 +315,3 @@ def _write(said: Events, tables: Arrays, segments: int, step: int, row: Bytes) -
         there = length > bit
         each[at[there] + bit] = value[there] >> bit & 1
     row |= np.packbits(each, bitorder="little")
-

@@ -15,7 +15,7 @@ from fmshards.codec.base import Bytes
 from fmshards.codec.dct.blocks import SEGMENT, STEPS, Blocks, steps
 from fmshards.codec.dct.cpu.matrices import matrices
 from fmshards.codec.dct.cpu.vectors import inverse
-from fmshards.codec.dct.events import BASE, ESCAPED, EXTRA, STARTS, STATES
+from fmshards.codec.dct.events import ESCAPED, EXTRA, STARTS
 from fmshards.codec.dct.tables import Arrays
 from fmshards.kernels import jit
 from fmshards.kernels.bits import load8, load32, load64, shr
@@ -46,7 +46,9 @@ def _address(array: Any) -> Any:
 
 
 @jit.inner
-def _event(table: Any, levels: Any, extra: Any, plain: Any, held: Any, state: Any, at: Any, scale: Any, found: Any) -> Any:
+def _event(
+    table: Any, levels: Any, extra: Any, plain: Any, held: Any, state: Any, at: Any, scale: Any, found: Any
+) -> Any:
     """The event that begins at bit 0 of `held`: bits taken, where the next one's level may be, and the next state.
 
     Its level goes to `found`, at its place.
@@ -112,7 +114,16 @@ def _segment(row: Any, row_bytes: Any, head: Any, which: Any, count: Any, kept: 
 
 @jit.inner
 def _read_two(
-    a: Any, b: Any, table: Any, levels: Any, extra: Any, plain: Any, scale_a: Any, scale_b: Any, found_a: Any, found_b: Any
+    a: Any,
+    b: Any,
+    table: Any,
+    levels: Any,
+    extra: Any,
+    plain: Any,
+    scale_a: Any,
+    scale_b: Any,
+    found_a: Any,
+    found_b: Any,
 ) -> None:
     """Two segments, as far as both have blocks, and 8 bytes or more ahead."""
     source_a, held_a, bits_a, at_a, state_a = a[_SOURCE], a[_HELD], a[_BITS], a[_AT], a[_STATE]

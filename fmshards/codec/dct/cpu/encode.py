@@ -256,7 +256,7 @@ def _write(
     target: Any,
 ) -> Any:
     """The bytes of a segment to address `target`, up to 8 more are written; how many they are."""
-    begin, held, bits, state, empty, some = target, 0, 0, 0, 0, False
+    begin, held, bits, state, empty, some = target, np.int64(0), 0, 0, 0, False
     for block in range(first, last + 1):
         mask = 0
         if block < last and not peaks[block] * inverse + _HALF < _ONE:
@@ -303,8 +303,17 @@ def _write(
 
 @jit.inner
 def _transform(
-    x: Any, grid: Any, inverse_gains: Any, matrix: Any, heights: Any, widths: Any, turned: Any, height: Any, width: Any,
-    block: Any, target: Any,
+    x: Any,
+    grid: Any,
+    inverse_gains: Any,
+    matrix: Any,
+    heights: Any,
+    widths: Any,
+    turned: Any,
+    height: Any,
+    width: Any,
+    block: Any,
+    target: Any,
 ) -> None:
     """A sample's places at address `x` to the coefficients of its grid at `target`."""
     channels, rows, columns = len(inverse_gains), len(heights), len(widths)

@@ -105,9 +105,7 @@ def negative(typing: Any, source: Any) -> Any:
         for i in (0, 1):
             value = load(builder, builder.add(args[0], _W(32 * i)), _F8)
             some = builder.fcmp_ordered("<", value, ir.Constant(_F8, [0.0] * 8))
-            found = builder.or_(
-                found, builder.shl(builder.zext(builder.bitcast(some, ir.IntType(8)), _W), _W(8 * i))
-            )
+            found = builder.or_(found, builder.shl(builder.zext(builder.bitcast(some, ir.IntType(8)), _W), _W(8 * i)))
         return found
 
     return types.int64(types.int64), make
@@ -135,9 +133,7 @@ def _larger(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-def _transformed(
-    builder: ir.IRBuilder, rows: Sequence[ir.Value], down: ir.Value, across: ir.Value
-) -> list[ir.Value]:
+def _transformed(builder: ir.IRBuilder, rows: Sequence[ir.Value], down: ir.Value, across: ir.Value) -> list[ir.Value]:
     """down * rows * across, [4, 4] each: rows 0 and 1, and rows 2 and 3. Sums of four, from the left.
 
     down: at the address float32 [2, 4, 8], of rows 2 i and 2 i + 1 the four factors, each 4 times. across: float32
