@@ -122,8 +122,9 @@ def fuzz(most: int) -> int:
 def dct(most: int) -> int:
     """As `fuzz`, of `dct`: also samples that end where their memory does."""
     rng = np.random.default_rng(3)
-    count = 0
-    for spec in itertools.takewhile(lambda _: count < most, itertools.cycle(SPECS)):
+    count, specs = 0, itertools.cycle(SPECS)
+    while count < most:
+        spec = next(specs)
         codec = codec_for(f"dct{rng.choice([0.1, 0.5, 1, 2, 4])}", spec)
         n = int(rng.integers(1, 8))
         x = guarded(4 * n * spec.values).view(np.float32).reshape(n, *spec.shape)

@@ -1,5 +1,5 @@
 import json, math, pathlib, struct, zlib, msgpack, numpy as np, zfpy, zstandard  # noqa: E401, I001  # 40 lines
-from tests.shards.dct40 import features  # "dct", 30 lines more
+from tests.shards.dct40 import features  # "Rows of dct", 70 lines more
 from tests.shards.layout40 import places  # "Layout", 15 lines more
 
 

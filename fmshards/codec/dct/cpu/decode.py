@@ -14,7 +14,7 @@ from numba import carray
 from fmshards.codec.base import Bytes
 from fmshards.codec.dct.blocks import SEGMENT, STEPS, Blocks, steps
 from fmshards.codec.dct.cpu.matrices import matrices
-from fmshards.codec.dct.cpu.vectors import inverse
+from fmshards.codec.dct.cpu.vectors import get, inverse, put
 from fmshards.codec.dct.events import ESCAPED, EXTRA, STARTS
 from fmshards.codec.dct.tables import Arrays
 from fmshards.kernels import jit
@@ -32,7 +32,7 @@ def rows(data: Bytes, blocks: Blocks, tables: Arrays, out: torch.Tensor) -> None
     sides = blocks.sides or (0, 0)
     _decode(
         *(data.ctypes.data, data.strides[0], len(data), data.shape[1]),
-        *(tables.decode, tables.levels, EXTRA, steps(), tables.plain, tables.least),
+        *(tables.decode, tables.levels, EXTRA.astype(np.uint8), steps(), tables.plain, tables.least),
         *(tables.gains, tables.means, matrices(True)),
         *(np.array(blocks.rows, np.int64), np.array(blocks.columns, np.int64)),
         *(blocks.count, blocks.grid, blocks.run_values, blocks.turned, *sides),
@@ -51,33 +51,26 @@ def _event(
 ) -> Any:
     """The event that begins at bit 0 of `held`: bits taken, where the next one's level may be, and the next state.
 
-    Its level goes to `found`, at its place.
+    table, levels, extra, found: addresses. A level goes to `found`, at its place; where there is none, 0 does, to the
+    first place of a block that has none.
     """
     entry = load32(table + ((state << 10) | ((held & 255) << 2)))
-    taken, code = entry & 31, (entry >> 5) & 15
-    kind, run, last = (entry >> 9) & 31, (entry >> 14) & 15, (entry >> 18) & 1
-    skip, following = (entry >> 19) & 63, entry >> 25
-    place = at + run
+    taken, code, kind = entry & 31, (entry >> 5) & 15, (entry >> 9) & 31
+    place, last, skip, following = at + ((entry >> 14) & 15), (entry >> 18) & 1, (entry >> 19) & 63, entry >> 25
     if kind == 31:
         raw = shr(held, code)
-        place = at + (raw & 15)
-        if (place ^ at) >> 4:
-            place = at | 15
-        last = (raw >> 4) & 1
-        if place & 15 == 15:
-            last = 1
+        place = min(at + (raw & 15), at | 15)
+        last = (raw >> 4) & 1 if place & 15 != 15 else 1
         kind = min(max((raw >> 5) & 31, 1), 30)
-        code += ESCAPED
         large = 1 if kind >= 3 or (state >= STARTS and (state - STARTS) & 1) else 0
         following = 1 + large if last else STARTS + 2 * (place & 15) + large
-        taken = code + extra[kind] + (1 if place & 15 >= plain else 0)
-        skip = 0
-    width = extra[kind]
+        code += ESCAPED
+        taken = code + load8(extra + kind) + (1 if place & 15 >= plain else 0)
+    width = load8(extra + kind)
     more = shr(held, code)
-    value = (levels[((place & 15) << 5) | kind] + np.float32(more & ((1 << width) - 1))) * scale
-    sign = shr(more, width) & (taken - code - width)
-    found[place] = -value if sign else value
-    return taken, (place | -last & 15) + 1 + (skip << 4), following
+    value = (get(levels + (((place & 15) << 7) | (kind << 2))) + np.float32(more & ((1 << width) - 1))) * scale
+    put(found + (place << 2), value, shr(more, width) & (taken - code - width))
+    return taken, (place | (-last & 15)) + 1 + (skip << 4), following
 
 
 @jit.inner
@@ -204,35 +197,35 @@ def _lay(
     for k in range(j):
         x += widths[k]
     source, at_block, at_matrix = _address(found), _address(block), _address(matrix)
-    for _ in range(first, last):
-        down, across = at_matrix + 384 * heights[i], at_matrix + 384 * widths[j] + 256
-        mean, gain = means[channel] * step, gains[channel]
+    by_row, by_column = (width * channels, channels) if turned else (width, 1)
+    number = first
+    while number < last:
+        # The blocks side by side from here on.
+        down, mean, gain = at_matrix + 384 * heights[i], means[channel] * step, gains[channel]
+        start = to + 4 * (channel * (1 if turned else height * width) + y * by_row)
         # What is written beyond a narrow block is written again by the next one, but at a row's and the map's end.
-        wide = widths[j] == 4 or j + 1 < columns
         tall = heights[i] == 4 or i + 1 < rows or channel + 1 < channels
-        if not turned and wide and tall:
-            target = to + 4 * ((channel * height + y) * width + x)
-            inverse(source, mean, down, across, gain, least, target, 4 * width)
-        else:
-            inverse(source, mean, down, across, gain, least, at_block, 16)
-            by_row = width * (channels if turned else 1)
-            by_column = channels if turned else 1
-            start = y * by_row + x * by_column + channel * (1 if turned else height * width)
-            span = (heights[i] - 1) * by_row + (widths[j] - 1) * by_column + 1
-            flat = carray(pointer(to + 4 * start), (span,), np.float32)
-            for r in range(heights[i]):
-                for c in range(widths[j]):
-                    flat[r * by_row + c * by_column] = block[r, c]
-        source += 64
-        x += widths[j]
-        j += 1
-        if j == columns:
-            j, x = 0, 0
-            y += heights[i]
-            i += 1
-            if i == rows:
-                i, y = 0, 0
-                channel += 1
+        stop = min(columns, j + last - number)
+        number += stop - j
+        while j < stop:
+            across, here = at_matrix + 384 * widths[j] + 256, start + 4 * x * by_column
+            if not turned and tall and (widths[j] == 4 or j + 1 < columns):
+                inverse(source, mean, down, across, gain, least, here, 4 * width)
+            else:
+                inverse(source, mean, down, across, gain, least, at_block, 16)
+                flat = carray(pointer(here), ((heights[i] - 1) * by_row + (widths[j] - 1) * by_column + 1,), np.float32)
+                for r in range(heights[i]):
+                    for c in range(widths[j]):
+                        flat[r * by_row + c * by_column] = block[r, c]
+            source += 64
+            x += widths[j]
+            j += 1
+        j, x = 0, 0
+        y += heights[i]
+        i += 1
+        if i == rows:
+            i, y = 0, 0
+            channel += 1
 
 
 @jit.inner
@@ -249,7 +242,7 @@ def _lay_runs(found: Any, first: Any, last: Any, grid: Any, values: Any, to: Any
 
 
 @jit.kernel(
-    "void(i8, i8, i8, i8, u4[::1], f4[::1], i8[::1], f4[::1], i8, f4, f4[::1], f4[::1], f4[:,::1], i8[::1], i8[::1],"
+    "void(i8, i8, i8, i8, u4[::1], f4[::1], u1[::1], f4[::1], i8, f4, f4[::1], f4[::1], f4[:,::1], i8[::1], i8[::1],"
     "i8, i8, i8, b1, i8, i8, i8, i8)"
 )
 def _decode(
@@ -279,8 +272,10 @@ def _decode(
 ) -> None:
     """n rows of row_bytes bytes, row_stride apart, from address `data` on; `out` an address, its stride in values."""
     segments = (count + SEGMENT - 1) // SEGMENT
-    head, jobs, codes = 2 + 2 * segments, n * segments, _address(table)
+    head, jobs = 2 + 2 * segments, n * segments
+    codes, levels_of, widths_of = _address(table), _address(levels), _address(extra)
     found = np.zeros((2, 16 * SEGMENT), np.float32)
+    at_found = _address(found)
     kept = np.zeros((2, 8), np.int64)
     scale = np.zeros(2, np.float32)
     block = np.zeros((4, 4), np.float32)
@@ -290,10 +285,21 @@ def _decode(
             scale[j] = scales[min(load8(row) | (load8(row + 1) << 8), STEPS - 1)]
             _segment(row, row_bytes, head, (job + j) % segments, count, kept[j])
         if job + 1 < jobs:
-            _read_two(kept[0], kept[1], codes, levels, extra, plain, scale[0], scale[1], found[0], found[1])
+            _read_two(
+                kept[0],
+                kept[1],
+                codes,
+                levels_of,
+                widths_of,
+                plain,
+                scale[0],
+                scale[1],
+                at_found,
+                at_found + 64 * SEGMENT,
+            )
         for j in range(min(2, jobs - job)):
-            _read_one(kept[j], codes, levels, extra, plain, scale[j], found[j])
-            _finish(kept[j], codes, levels, extra, plain, scale[j], found[j])
+            _read_one(kept[j], codes, levels_of, widths_of, plain, scale[j], at_found + 64 * SEGMENT * j)
+            _finish(kept[j], codes, levels_of, widths_of, plain, scale[j], at_found + 64 * SEGMENT * j)
             sample, first = (job + j) // segments, (job + j) % segments * SEGMENT
             last, to = min(first + SEGMENT, count), out + 4 * sample * out_stride
             cells = to + 4 * run_values

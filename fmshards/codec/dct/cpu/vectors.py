@@ -22,6 +22,29 @@ _BACK = [SCAN.index(i) for i in range(16)]
 
 
 @intrinsic
+def get(typing: Any, address: Any) -> Any:
+    """The float at an address."""
+
+    def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
+        return load(builder, args[0], _F)
+
+    return types.float32(types.int64), make
+
+
+@intrinsic
+def put(typing: Any, address: Any, value: Any, flip: Any) -> Any:
+    """A float to an address; its negative where `flip` is 1 and not 0."""
+
+    def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
+        address, value, flip = args
+        sign = builder.shl(builder.trunc(flip, _I), _I(31))
+        store(builder, builder.xor(builder.bitcast(value, _I), sign), address)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32, types.int64), make
+
+
+@intrinsic
 def forward(typing: Any, source: Any, stride: Any, down: Any, across: Any, factor: Any, target: Any) -> Any:
     """4 rows of 4 floats, `stride` bytes apart, times `factor`, to 16 coefficients in scan order at `target`."""
 
