@@ -72,12 +72,13 @@ class Tables:
 class Arrays:
     """Tables as engines take them.
 
-    decode, lengths, bits, sizes: see events.py. levels: float32 [16 * 32], what the least magnitude of each class means
-    at each place of the scan, in steps; 0 for class 0. gains, means: float32 [C]. plain: see `Blocks.plain`. least:
-    what is below it becomes 0.
+    decode, quick, lengths, bits, sizes: see events.py. levels: float32 [16 * 32], what the least magnitude of each
+    class means at each place of the scan, in steps; 0 for class 0. gains, means: float32 [C]. plain: see
+    `Blocks.plain`. least: what is below it becomes 0.
     """
 
     decode: npt.NDArray[np.uint32]
+    quick: npt.NDArray[np.uint64]
     lengths: npt.NDArray[np.uint8]
     bits: npt.NDArray[np.uint32]
     sizes: npt.NDArray[np.uint8]
@@ -95,8 +96,10 @@ def arrays(tables: Tables, plain: int) -> Arrays:
     levels = np.zeros((16, 32), np.float32)
     base = BASE[1:].astype(np.float32)
     levels[:, 1 : CLASSES + 1] = base - shift[:, np.minimum(BASE[1:], KINDS) - 1]
+    slow = events.decode_table(tables.codes, plain)
     return Arrays(
-        events.decode_table(tables.codes, plain),
+        slow,
+        events.quick_table(slow, levels),
         lengths,
         bits,
         events.sizes(lengths, plain),

@@ -12,9 +12,9 @@ import numpy as np
 from numba import carray
 
 from fmshards.codec.base import Bytes
-from fmshards.codec.dct.blocks import SEGMENT, STEPS, Blocks, steps
+from fmshards.codec.dct.blocks import SCAN, SEGMENT, STEPS, Blocks, steps
 from fmshards.codec.dct.cpu.matrices import matrices
-from fmshards.codec.dct.cpu.vectors import get, inverse, put
+from fmshards.codec.dct.cpu.vectors import as_float, get, inverse, put
 from fmshards.codec.dct.events import ESCAPED, EXTRA, STARTS
 from fmshards.codec.dct.tables import Arrays
 from fmshards.kernels import jit
@@ -24,6 +24,7 @@ from fmshards.kernels.llvm import pointer
 if TYPE_CHECKING:
     import torch
 
+_QUICK, _SLOW, _LEVELS, _EXTRA, _SCAN = range(5)  # addresses of tables
 _SOURCE, _STOP, _BITS, _HELD, _AT, _END, _STATE, _LEFT = range(8)  # what is kept of a segment that is being read
 
 
@@ -32,7 +33,8 @@ def rows(data: Bytes, blocks: Blocks, tables: Arrays, out: torch.Tensor) -> None
     sides = blocks.sides or (0, 0)
     _decode(
         *(data.ctypes.data, data.strides[0], len(data), data.shape[1]),
-        *(tables.decode, tables.levels, EXTRA.astype(np.uint8), steps(), tables.plain, tables.least),
+        *(tables.quick, tables.decode, tables.levels, EXTRA.astype(np.uint8), np.array(SCAN, np.uint8)),
+        *(steps(), tables.plain, tables.least),
         *(tables.gains, tables.means, matrices(True)),
         *(np.array(blocks.rows, np.int64), np.array(blocks.columns, np.int64)),
         *(blocks.count, blocks.grid, blocks.run_values, blocks.turned, *sides),
@@ -46,17 +48,26 @@ def _address(array: Any) -> Any:
 
 
 @jit.inner
-def _event(
-    table: Any, levels: Any, extra: Any, plain: Any, held: Any, state: Any, at: Any, scale: Any, found: Any
-) -> Any:
+def _event(tables: Any, plain: Any, held: Any, state: Any, at: Any, scale: Any, found: Any) -> Any:
     """The event that begins at bit 0 of `held`: bits taken, where the next one's level may be, and the next state.
 
-    table, levels, extra, found: addresses. A level goes to `found`, at its place; where there is none, 0 does, to the
-    first place of a block that has none.
+    A level goes to the address `found`, to its block's cell; where there is none, 0 does, to a block that has none.
     """
-    entry = load32(table + ((state << 10) | ((held & 255) << 2)))
+    entry = load64(tables[_QUICK] + ((state << 11) | ((held & 255) << 3)))
+    taken = entry & 31
+    if entry & (1 << 27):
+        return _unusual(tables, plain, held, state, at, scale, found)
+    cell = (at & -16) + ((entry >> 5) & 15)
+    put(found + (cell << 2), as_float(entry >> 32) * scale, shr(held, taken - 1) & (entry >> 26))
+    return taken, at + ((entry >> 9) & 2047), (entry >> 20) & 63
+
+
+@jit.inner
+def _unusual(tables: Any, plain: Any, held: Any, state: Any, at: Any, scale: Any, found: Any) -> Any:
+    """As `_event`, of escapes and classes of several magnitudes."""
+    entry = load32(tables[_SLOW] + ((state << 10) | ((held & 255) << 2)))
     taken, code, kind = entry & 31, (entry >> 5) & 15, (entry >> 9) & 31
-    place, last, skip, following = at + ((entry >> 14) & 15), (entry >> 18) & 1, (entry >> 19) & 63, entry >> 25
+    place, last, following = at + ((entry >> 14) & 15), (entry >> 18) & 1, entry >> 25
     if kind == 31:
         raw = shr(held, code)
         place = min(at + (raw & 15), at | 15)
@@ -65,16 +76,17 @@ def _event(
         large = 1 if kind >= 3 or (state >= STARTS and (state - STARTS) & 1) else 0
         following = 1 + large if last else STARTS + 2 * (place & 15) + large
         code += ESCAPED
-        taken = code + load8(extra + kind) + (1 if place & 15 >= plain else 0)
-    width = load8(extra + kind)
+        taken = code + load8(tables[_EXTRA] + kind) + (1 if place & 15 >= plain else 0)
+    width = load8(tables[_EXTRA] + kind)
     more = shr(held, code)
-    value = (get(levels + (((place & 15) << 7) | (kind << 2))) + np.float32(more & ((1 << width) - 1))) * scale
-    put(found + (place << 2), value, shr(more, width) & (taken - code - width))
-    return taken, (place | (-last & 15)) + 1 + (skip << 4), following
+    level = get(tables[_LEVELS] + (((place & 15) << 7) | (kind << 2))) + np.float32(more & ((1 << width) - 1))
+    cell = (place & -16) + load8(tables[_SCAN] + (place & 15))
+    put(found + (cell << 2), level * scale, shr(more, width) & (taken - code - width))
+    return taken, (place | (-last & 15)) + 1, following
 
 
 @jit.inner
-def _finish(kept: Any, table: Any, levels: Any, extra: Any, plain: Any, scale: Any, found: Any) -> None:
+def _finish(kept: Any, tables: Any, plain: Any, scale: Any, found: Any) -> None:
     """The rest of a segment, of which `kept` says how far it was read, byte by byte; behind its end are zeros."""
     source, held, bits, at, state = kept[_SOURCE], kept[_HELD], kept[_BITS], kept[_AT], kept[_STATE]
     end, stop = kept[_END], kept[_STOP]
@@ -85,7 +97,7 @@ def _finish(kept: Any, table: Any, levels: Any, extra: Any, plain: Any, scale: A
             held |= load8(source) << bits
             source += 1
             bits += 8
-        taken, at, state = _event(table, levels, extra, plain, held, state, at, scale, found)
+        taken, at, state = _event(tables, plain, held, state, at, scale, found)
         held = shr(held, taken)
         bits = max(bits - taken, 0)
         left -= taken
@@ -109,9 +121,7 @@ def _segment(row: Any, row_bytes: Any, head: Any, which: Any, count: Any, kept: 
 def _read_two(
     a: Any,
     b: Any,
-    table: Any,
-    levels: Any,
-    extra: Any,
+    tables: Any,
     plain: Any,
     scale_a: Any,
     scale_b: Any,
@@ -130,18 +140,18 @@ def _read_two(
         held_b |= load64(source_b) << bits_b
         source_b += (63 - bits_b) >> 3
         bits_b |= 56
-        taken, at_a, state_a = _event(table, levels, extra, plain, held_a, state_a, at_a, scale_a, found_a)
+        taken, at_a, state_a = _event(tables, plain, held_a, state_a, at_a, scale_a, found_a)
         held_a = shr(held_a, taken)
         bits_a -= taken
-        taken, at_b, state_b = _event(table, levels, extra, plain, held_b, state_b, at_b, scale_b, found_b)
+        taken, at_b, state_b = _event(tables, plain, held_b, state_b, at_b, scale_b, found_b)
         held_b = shr(held_b, taken)
         bits_b -= taken
         # A second one of each, where none is left out of the 24 bits that may be left.
         if bits_a >= 32 and bits_b >= 32 and at_a < end_a and at_b < end_b:
-            taken, at_a, state_a = _event(table, levels, extra, plain, held_a, state_a, at_a, scale_a, found_a)
+            taken, at_a, state_a = _event(tables, plain, held_a, state_a, at_a, scale_a, found_a)
             held_a = shr(held_a, taken)
             bits_a -= taken
-            taken, at_b, state_b = _event(table, levels, extra, plain, held_b, state_b, at_b, scale_b, found_b)
+            taken, at_b, state_b = _event(tables, plain, held_b, state_b, at_b, scale_b, found_b)
             held_b = shr(held_b, taken)
             bits_b -= taken
     _keep(a, source_a, held_a, bits_a, at_a, state_a)
@@ -156,14 +166,14 @@ def _keep(kept: Any, source: Any, held: Any, bits: Any, at: Any, state: Any) -> 
 
 
 @jit.inner
-def _read_one(kept: Any, table: Any, levels: Any, extra: Any, plain: Any, scale: Any, found: Any) -> None:
+def _read_one(kept: Any, tables: Any, plain: Any, scale: Any, found: Any) -> None:
     source, held, bits, at, state = kept[_SOURCE], kept[_HELD], kept[_BITS], kept[_AT], kept[_STATE]
     end, stop = kept[_END], kept[_STOP] - 8
     while at < end and source <= stop:
         held |= load64(source) << bits
         source += (63 - bits) >> 3
         bits |= 56
-        taken, at, state = _event(table, levels, extra, plain, held, state, at, scale, found)
+        taken, at, state = _event(tables, plain, held, state, at, scale, found)
         held = shr(held, taken)
         bits -= taken
     _keep(kept, source, held, bits, at, state)
@@ -229,30 +239,32 @@ def _lay(
 
 
 @jit.inner
-def _lay_runs(found: Any, first: Any, last: Any, grid: Any, values: Any, to: Any, least: Any) -> None:
+def _lay_runs(found: Any, scan: Any, first: Any, last: Any, grid: Any, values: Any, to: Any, least: Any) -> None:
     """Those of blocks first to last that hold runs, from `found`, to a sample at address `to`."""
     for number in range(max(first, grid), last):
         begin, at = 16 * (number - grid), 16 * (number - first)
         some = min(16, values - begin)
         flat = carray(pointer(to + 4 * begin), (some,), np.float32)
         for i in range(some):
-            value = found[at + i]
+            value = found[at + scan[i]]
             flat[i] = np.float32(0) if value < least else value
         found[at : at + 16] = 0
 
 
 @jit.kernel(
-    "void(i8, i8, i8, i8, u4[::1], f4[::1], u1[::1], f4[::1], i8, f4, f4[::1], f4[::1], f4[:,::1], i8[::1], i8[::1],"
-    "i8, i8, i8, b1, i8, i8, i8, i8)"
+    "void(i8, i8, i8, i8, u8[::1], u4[::1], f4[::1], u1[::1], u1[::1], f4[::1], i8, f4, f4[::1], f4[::1], f4[:,::1],"
+    "i8[::1], i8[::1], i8, i8, i8, b1, i8, i8, i8, i8)"
 )
 def _decode(
     data: Any,
     row_stride: Any,
     n: Any,
     row_bytes: Any,
+    quick: Any,
     table: Any,
     levels: Any,
     extra: Any,
+    scan: Any,
     scales: Any,
     plain: Any,
     least: Any,
@@ -273,7 +285,7 @@ def _decode(
     """n rows of row_bytes bytes, row_stride apart, from address `data` on; `out` an address, its stride in values."""
     segments = (count + SEGMENT - 1) // SEGMENT
     head, jobs = 2 + 2 * segments, n * segments
-    codes, levels_of, widths_of = _address(table), _address(levels), _address(extra)
+    addresses = (_address(quick), _address(table), _address(levels), _address(extra), _address(scan))
     found = np.zeros((2, 16 * SEGMENT), np.float32)
     at_found = _address(found)
     kept = np.zeros((2, 8), np.int64)
@@ -288,9 +300,7 @@ def _decode(
             _read_two(
                 kept[0],
                 kept[1],
-                codes,
-                levels_of,
-                widths_of,
+                addresses,
                 plain,
                 scale[0],
                 scale[1],
@@ -298,8 +308,8 @@ def _decode(
                 at_found + 64 * SEGMENT,
             )
         for j in range(min(2, jobs - job)):
-            _read_one(kept[j], codes, levels_of, widths_of, plain, scale[j], at_found + 64 * SEGMENT * j)
-            _finish(kept[j], codes, levels_of, widths_of, plain, scale[j], at_found + 64 * SEGMENT * j)
+            _read_one(kept[j], addresses, plain, scale[j], at_found + 64 * SEGMENT * j)
+            _finish(kept[j], addresses, plain, scale[j], at_found + 64 * SEGMENT * j)
             sample, first = (job + j) // segments, (job + j) % segments * SEGMENT
             last, to = min(first + SEGMENT, count), out + 4 * sample * out_stride
             cells = to + 4 * run_values
@@ -307,4 +317,4 @@ def _decode(
                 *(found[j], scale[j], first, min(last, grid), gains, means, matrix, heights, widths, turned),
                 *(height, width, cells, least, block),
             )
-            _lay_runs(found[j], first, last, grid, run_values, to, least)
+            _lay_runs(found[j], scan, first, last, grid, run_values, to, least)

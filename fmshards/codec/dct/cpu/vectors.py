@@ -18,7 +18,6 @@ from fmshards.kernels.llvm import load, shuffle, spread, store
 
 _F, _I, _W = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _F4, _F8, _I8 = ir.VectorType(_F, 4), ir.VectorType(_F, 8), ir.VectorType(_I, 8)
-_BACK = [SCAN.index(i) for i in range(16)]
 
 
 @intrinsic
@@ -27,6 +26,16 @@ def get(typing: Any, address: Any) -> Any:
 
     def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
         return load(builder, args[0], _F)
+
+    return types.float32(types.int64), make
+
+
+@intrinsic
+def as_float(typing: Any, bits: Any) -> Any:
+    """The float that the lower 32 bits are."""
+
+    def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
+        return builder.bitcast(builder.trunc(args[0], _I), _F)
 
     return types.float32(types.int64), make
 
@@ -52,7 +61,8 @@ def forward(typing: Any, source: Any, stride: Any, down: Any, across: Any, facto
         source, stride, down, across, factor, target = args
         rows = []
         for _ in range(4):
-            rows.append(builder.fmul(load(builder, source, _F4), spread(builder, factor, 4)))
+            row = builder.fmul(load(builder, source, _F4), spread(builder, factor, 4))
+            rows.append(shuffle(builder, row, row, [0, 1, 2, 3] * 2))
             source = builder.add(source, stride)
         first, second = _transformed(builder, rows, down, across)
         store(builder, shuffle(builder, first, second, SCAN[:8]), target)
@@ -66,22 +76,22 @@ def forward(typing: Any, source: Any, stride: Any, down: Any, across: Any, facto
 def inverse(
     typing: Any, source: Any, mean: Any, down: Any, across: Any, gain: Any, low: Any, target: Any, stride: Any
 ) -> Any:
-    """16 coefficients in scan order to 4 rows of 4 floats, `stride` bytes apart; the 16 are made 0.
+    """4 rows of 4 coefficients to 4 rows of 4 floats, `stride` bytes apart; the coefficients are made 0.
 
     mean: instead of the first coefficient where it is 0. What is under `low` after multiplying by `gain` becomes 0.
     """
 
     def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
         source, mean, down, across, gain, low, target, stride = args
-        half = builder.add(source, _W(32))
-        first, second = load(builder, source, _F8), load(builder, half, _F8)
-        zeros = ir.Constant(_F8, [0.0] * 8)
+        rows, zeros = [], ir.Constant(_F8, [0.0] * 8)
+        for i in range(4):
+            row = load(builder, builder.add(source, _W(16 * i)), _F4)
+            rows.append(shuffle(builder, row, row, [0, 1, 2, 3] * 2))
+        is_first = ir.Constant(ir.VectorType(ir.IntType(1), 8), [1, 0, 0, 0, 1, 0, 0, 0])
+        none = builder.and_(builder.fcmp_ordered("==", rows[0], zeros), is_first)
+        rows[0] = builder.select(none, spread(builder, mean, 8), rows[0])
         store(builder, zeros, source)
-        store(builder, zeros, half)
-        constant = builder.extract_element(first, ir.Constant(_I, 0))
-        none = builder.fcmp_ordered("==", constant, ir.Constant(_F, 0.0))
-        first = builder.insert_element(first, builder.select(none, mean, constant), ir.Constant(_I, 0))
-        rows = [shuffle(builder, first, second, _BACK[4 * i : 4 * i + 4]) for i in range(4)]
+        store(builder, zeros, builder.add(source, _W(32)))
         gain, low = spread(builder, gain, 8), spread(builder, low, 8)
         for pair in _transformed(builder, rows, down, across):
             values = builder.fmul(pair, gain)
@@ -159,15 +169,14 @@ def _larger(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
 def _transformed(builder: ir.IRBuilder, rows: Sequence[ir.Value], down: ir.Value, across: ir.Value) -> list[ir.Value]:
     """down * rows * across, [4, 4] each: rows 0 and 1, and rows 2 and 3. Sums of four, from the left.
 
-    down: at the address float32 [2, 4, 8], of rows 2 i and 2 i + 1 the four factors, each 4 times. across: float32
-    [4, 8], of each factor's column the row, twice.
+    rows: each twice. down: at the address float32 [2, 4, 8], of rows 2 i and 2 i + 1 the four factors, each 4 times.
+    across: float32 [4, 8], of each factor's column the row, twice.
     """
-    twice = [shuffle(builder, row, row, [0, 1, 2, 3] * 2) for row in rows]
     columns = [load(builder, builder.add(across, _W(32 * k)), _F8) for k in range(4)]
     found = []
     for i in (0, 1):
         factors = [load(builder, builder.add(down, _W(128 * i + 32 * k)), _F8) for k in range(4)]
-        once = _sum(builder, factors, twice)
+        once = _sum(builder, factors, rows)
         spreads = [shuffle(builder, once, once, [k] * 4 + [k + 4] * 4) for k in range(4)]
         found.append(_sum(builder, spreads, columns))
     return found
