@@ -10,6 +10,7 @@
     raw.py             the codec `raw`: fp32, fp16, bf16
     zfp/               the codec `zfp`: blocks of a fixed number of bits
     integer/           the codec `int`: 2 to 8 bits a value, a scale and an offset for each run of values
+    dct/               the codec `dct`: rows of exactly a stated size, a transform and prefix codes
 
     feature.py         FeatureSpec: kind and shape of one sample's feature
     check.py           what goes in and out, refused in words

