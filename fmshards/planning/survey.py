@@ -28,6 +28,7 @@ from fmshards.planning.worth import Seconds, Worth, worth
 
 _LEAST_SPLIT = 64  # photos from which codecs are fitted to some of them and judged on the others
 _FIT_EVERY = 6
+_FEW, _BITS = 16, 2.0  # photos and bits a value by which codecs are put in an order to try them
 _MIRROR_DROP = 0.02  # of a mirror beside the stored one: it only augments
 _ASKED = 128  # photos by which the network is asked whether the labels are its classes
 _ALL_LOST = "each answer that changes counts as lost"
@@ -256,8 +257,8 @@ class _Survey:
         way = self._mirror(moves)
         most = None if setting.budget.bytes is None else setting.budget.bytes / (1 + way.stored)
         steps = {
-            name: [rate for rate in rates if most is None or self._bytes(rate) <= most]
-            for name, rates in ladders().items()
+            name: [rate for rate in ladders()[name] if most is None or self._bytes(rate) <= most]
+            for name in self._promising()
         }
         drop = setting.budget.drop
         if drop is None:
@@ -295,12 +296,25 @@ class _Survey:
                 return way
         return STORED
 
+    def _promising(self) -> list[str]:
+        """The codecs, that of the least error at about two bits a value first: where a good rate is known early, most
+        others need not be tried. (By error alone nothing is chosen.)"""
+        few, found = self.features[:_FEW], dict.fromkeys(ladders(), 0.0)
+        for name, rates in ladders().items():
+            bits = {rate: 8 * row_bytes_at(rate, self.cut.spec) / self.cut.spec.values for rate in rates}
+            rate = min(rates, key=lambda rate: abs(bits[rate] - _BITS))
+            if _BITS / 2 <= bits[rate] <= 2 * _BITS:
+                passage = Passage(self.setting.device)
+                passage.of(fitted(rate, self.cut.spec, self.fit, self.setting.order), few)
+                found[name] = passage.db or 0.0
+        return sorted(found, key=found.__getitem__)
+
     def _bytes(self, rate: str) -> float:
         """Bytes of a row; of what the filter makes of it, by a few."""
         if self.setting.filter is None:
             return row_bytes_at(rate, self.cut.spec)
         codec = fitted(rate, self.cut.spec, self.fit, self.setting.order, self.setting.filter)
-        few = self.features[:16]
+        few = self.features[:_FEW]
         return len(codec.member(codec.encode(few))) / len(few)
 
     def _trial(self, name: str, rate: str) -> Trial:
