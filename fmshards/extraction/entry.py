@@ -19,8 +19,9 @@ from fmshards.extraction.bind import Findings, check_ours, check_plan, find_plan
 from fmshards.extraction.draft import draft_plan
 from fmshards.extraction.options import Options
 from fmshards.extraction.pipeline import Pass
+from fmshards.extraction.planned import planned
 from fmshards.extraction.progress import Progress, stream_of
-from fmshards.extraction.propose import planned, settle_rates
+from fmshards.extraction.propose import settle_rates
 from fmshards.extraction.request import Request, prepare
 from fmshards.extraction.samples import sample_differences
 from fmshards.extraction.work import Work
