@@ -158,7 +158,7 @@ def run(
     stored, manifest = (None, None) if overwrite else find_plan(out)
     request = prepare(source, out, model, options, stored)
     if stored is None:
-        request, plan = _begin(settle_rates(request, shown), overwrite, shown, clock)
+        request, plan = _begin(request, overwrite, shown, clock)
     else:
         plan = stored
         _compare(request, plan, shown)
@@ -185,15 +185,17 @@ def _begin(request: Request, overwrite: bool, shown: Progress, clock: Clock) -> 
     """The plan of a new set, or that of another process that was first."""
     out = request.out
     with clock.span("calibrate"):
-        draft, arrays = draft_plan(request, shown.stage)
+        settled = settle_rates(request, shown)
+        draft, arrays = draft_plan(settled, shown.stage)
     marks = {"stamps": stamps_of(request.source), "fingerprint": request.source.fingerprint()}
     draft = replace(draft, provenance={**draft.provenance, **{k: v for k, v in marks.items() if v is not None}})
     if overwrite:
         remove_set(out, list(request.options.layers))
     plan, ours = publish_plan(out, draft, arrays)
-    if not ours:
-        request = request.settled(plan)
-        _compare(request, plan, shown)
+    if ours:
+        return settled, plan
+    request = request.settled(plan)
+    _compare(request, plan, shown)
     return request, plan
 
 
