@@ -15,7 +15,8 @@ samples.py     stored samples made again, where nothing else tells whether they 
 work.py        which shards are missing
 pipeline.py    one pass over these
 entry.py       the function
-propose.py     `plan`: the sample of a source for the room planning, its answer as options; `NAME:auto`
+propose.py     `plan`: the sample of a source for the room planning, and `NAME:auto`
+planned.py     its answer as options of extraction, made and taken
 provenance.py  what made a set, for the record
 progress.py    rate, bytes, time left; where the time went
 verify.py      a set against its bytes, its model and its images

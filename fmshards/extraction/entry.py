@@ -19,8 +19,9 @@ from fmshards.extraction.bind import Findings, check_ours, check_plan, find_plan
 from fmshards.extraction.draft import draft_plan
 from fmshards.extraction.options import Options
 from fmshards.extraction.pipeline import Pass
+from fmshards.extraction.planned import planned
 from fmshards.extraction.progress import Progress, stream_of
-from fmshards.extraction.propose import planned, settle_rates
+from fmshards.extraction.propose import settle_rates
 from fmshards.extraction.request import Request, prepare
 from fmshards.extraction.samples import sample_differences
 from fmshards.extraction.work import Work
@@ -161,7 +162,7 @@ def run(
     stored, manifest = (None, None) if overwrite else find_plan(out)
     request = prepare(source, out, model, options, stored)
     if stored is None:
-        request, plan = _begin(settle_rates(request, shown), overwrite, shown, clock)
+        request, plan = _begin(request, overwrite, shown, clock)
     else:
         plan = stored
         _compare(request, plan, shown)
@@ -188,7 +189,8 @@ def _begin(request: Request, overwrite: bool, shown: Progress, clock: Clock) -> 
     """The plan of a new set, or that of another process that was first."""
     out = request.out
     with clock.span("calibrate"):
-        draft, arrays = draft_plan(request, shown.stage)
+        settled = settle_rates(request, shown)
+        draft, arrays = draft_plan(settled, shown.stage)
     marks = {"stamps": stamps_of(request.source), "fingerprint": request.source.fingerprint()}
     draft = replace(draft, provenance={**draft.provenance, **{k: v for k, v in marks.items() if v is not None}})
     if overwrite:
@@ -196,7 +198,7 @@ def _begin(request: Request, overwrite: bool, shown: Progress, clock: Clock) -> 
     for text in mirror_texts(draft):
         shown.say(text)
     plan, ours = publish_plan(out, draft, arrays)
-    request = request.settled(plan)
+    request = (settled if ours else request).settled(plan)
     if not ours:
         _compare(request, plan, shown)
     return request, plan

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, TextIO
 
 import torch
@@ -20,22 +20,22 @@ from fmshards.clock import Clock
 from fmshards.errors import FmshardsError, InputError
 from fmshards.extraction.calibration_images import Images, calibration_items, sample_count
 from fmshards.extraction.decode import Decoder
-from fmshards.extraction.draft import asked_cuts, chunk_length, first_base
+from fmshards.extraction.draft import asked_cuts, first_base
 from fmshards.extraction.forward import run_prefix
-from fmshards.extraction.options import AUTO, DEFAULTS, Options
+from fmshards.extraction.options import AUTO, Options
+from fmshards.extraction.planned import options_of
 from fmshards.extraction.progress import Progress, stream_of
 from fmshards.extraction.request import Request, prepare
 from fmshards.extraction.sources import Item
 from fmshards.model import Cut, cuts_of, multi_prefix, split
-from fmshards.planning import SUFFIXES, Budget, CutReport, Halves, Photos, Proposal, Setting, options_of_file, survey
-from fmshards.planning.choice import choose, mirror_of, notes_of, recipe_of, sensible
+from fmshards.planning import SUFFIXES, Budget, Halves, Photos, Proposal, Setting, survey
+from fmshards.planning.choice import choose, notes_of, recipe_of, sensible
 from fmshards.shards.fields import LABEL, decode_field
 from fmshards.units import parse_bytes, parse_share
 
 SAMPLES, DROP = 300, 0.005
 """Photos that are looked at, and the accuracy that may be lost, where neither is said."""
 _PADDED = 8  # of the image's side, a crop's pad where no recipe is given
-_FIXED = ("weights", "precision", "filter", "orientation", "image_field", "classes", "seed", "order")
 
 
 def plan(
@@ -126,7 +126,7 @@ def plan(
     if len(photos) < samples:
         notes.append(f"the source has {len(photos)} photos, fewer than the {samples} asked for")
     return Proposal(
-        options=_options(options, named, chosen, proposed, preprocess) if chosen else None,
+        options=options_of(options, named, chosen, proposed, preprocess) if chosen else None,
         budget=budget,
         judged=judged,
         cuts=tuple(reports),
@@ -169,39 +169,6 @@ def settle_rates(request: Request, shown: Progress) -> Request:
         told = "" if report.told else f"; a sample of {report.photos} does not tell that from {DROP:.1%}"
         shown.say(f"{name}: {trial.rate} chosen, it drops {trial.outcome.drop.percent()} ({judged.why}){told}")
     return replace(request, options=replace(request.options, layers=rates))
-
-
-def planned(plan: str | os.PathLike[str] | Proposal, given: dict[str, Any]) -> Options:
-    """The options of a plan's file, or of a Proposal, with what is given besides.
-
-    given: by name, of any type; what has its default counts as not given. Raises InputError for what the plan has
-    otherwise, and for a plan that proposes nothing.
-    """
-    if isinstance(plan, Proposal):
-        where, proposed = "the plan", plan.options
-        if proposed is None:
-            raise InputError("the plan proposes nothing: no cut was within its budget; plan again with another budget")
-    elif isinstance(plan, (str, os.PathLike)):
-        where, proposed = f"plan {os.fspath(plan)!r}", dict(options_of_file(plan))
-    else:
-        raise InputError(f"plan is {type(plan).__name__}; expected a file of fmshards plan, or what fmshards.plan gave")
-    try:
-        theirs = Options.from_json(proposed)
-    except FmshardsError as error:
-        raise InputError(f"{where}: {error}") from None
-    told = {name: value for name, value in given.items() if not _is_default(name, value)}
-    ours = replace(theirs, **told)
-    for name in proposed:
-        if getattr(ours, name) != getattr(theirs, name):
-            raise InputError(
-                f"{name} is {getattr(ours, name)!r}, and {where} has {getattr(theirs, name)!r}: leave it out, or plan "
-                "again with it"
-            )
-    return ours
-
-
-def _is_default(name: str, value: Any) -> bool:
-    return value is None or (isinstance(value, (str, int, tuple)) and value == DEFAULTS.get(name))
 
 
 def _budget(max_drop: float | str | None, max_bytes: int | str | None) -> Budget:
@@ -312,23 +279,3 @@ def _setting(request: Request, photos: Photos, budget: Budget, example: torch.Te
 def _dtype(module: nn.Module) -> torch.dtype:
     """That of the module's weights: features are stored as float32 and given to it as it takes them."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-
-
-def _options(
-    asked: Options, named: dict[str, str], chosen: Sequence[CutReport], recipe: Recipe, preprocess: Any
-) -> dict[str, Any]:
-    """What `extract` is to be told, of `Options.to_json` what is decided here or was given; a function is not."""
-    rates = {named[report.cut.name]: report.chosen.rate for report in chosen if report.chosen is not None}
-    rows = [report.chosen.bytes for report in chosen if report.chosen is not None]
-    found: dict[str, Any] = {"layers": rates, "chunk": chunk_length(math.ceil(max(rows)))}
-    if recipe:
-        found["recipe"] = str(recipe)
-    if recipe.flips:
-        found["mirror"] = mirror_of(chosen)
-    if isinstance(preprocess, str):
-        found["preprocess"] = preprocess
-    for field in fields(Options):
-        value = getattr(asked, field.name)
-        if field.name in _FIXED and value != field.default:
-            found[field.name] = list(value) if isinstance(value, tuple) else value
-    return found

@@ -2,7 +2,8 @@
 
 Below extraction, which reads the sample and takes the answer; it knows images, labels and a model, no source.
 
-survey.py    each cut measured: who judges, the smallest rate within the budget, the mirror, the worth
+survey.py    each cut measured: the smallest rate within the budget, the mirror, the worth
+setting.py   what a survey is to do, on what, within which budget; report.py: what it finds of a cut
 proposal.py  the answer, as a file that extraction takes
 measure.py   what a codec does to features, and that to the answers of the rest of the network
 judge.py     by what features are judged: the network's own rest, or the stand-in of probe.py
@@ -21,7 +22,9 @@ from fmshards.planning.judge import SUFFIXES
 from fmshards.planning.measure import Answers, Outcome, Passage, answers, certainty, compare, fitted, through
 from fmshards.planning.photos import Photos
 from fmshards.planning.proposal import Proposal, options_of_file
-from fmshards.planning.survey import Budget, CutReport, Halves, Setting, survey
+from fmshards.planning.report import CutReport
+from fmshards.planning.setting import Budget, Halves, Setting
+from fmshards.planning.survey import survey
 
 __all__ = [
     "SUFFIXES",

@@ -8,7 +8,8 @@ from dataclasses import replace
 from fmshards.augment import Crop, Recipe, parse_recipe
 from fmshards.model import Cut
 from fmshards.planning.moves import NONE, STORED, WAYS, Moved
-from fmshards.planning.survey import Budget, CutReport
+from fmshards.planning.report import CutReport
+from fmshards.planning.setting import Budget
 from fmshards.units import bytes_text
 
 _EARLIEST, _BINS = 0.15, 4  # of the network's FLOPs; a cut of each bin is looked at

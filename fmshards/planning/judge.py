@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
 from fmshards.codec import FeatureSpec
-from fmshards.planning.measure import Answers, Outcome, Suffix, compare
+from fmshards.errors import InputError
+from fmshards.model import Cut
+from fmshards.planning.measure import Answers, Outcome, Suffix, certainty, compare
 from fmshards.planning.probe import LEAST, probe_answers, probe_features
+from fmshards.planning.setting import Setting
 
 SUFFIXES = ("auto", "trained", "fresh")
 """Whether the rest of the network is trained for the labels: found out, said to be, said not to be."""
 
 _SPREADS = 5.0  # standard errors above chance at which labels are the network's own
+_ASKED = 128  # photos by which the network is asked whether the labels are its classes
+_ALL_LOST = "each answer that changes counts as lost"
 _LEAST = 2 * 32  # photos before what is measured may be given up
 
 
@@ -90,3 +96,62 @@ def can_probe(labels: torch.Tensor | None) -> bool:
         return False
     counts = torch.unique(labels, return_counts=True)[1].sort(descending=True).values
     return len(counts) > 1 and int(counts[1]) >= LEAST // 4
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How features are judged. by: "suffix", the rest of the network, or "probe". why: in a sentence. own: whether the
+    labels are the network's classes. logits: whether the network gives any. factor: by which these become
+    probabilities that hold, None where nothing tells."""
+
+    by: str
+    why: str
+    own: bool
+    logits: bool
+    factor: float | None = None
+
+
+def how_judged(setting: Setting, cut: Cut) -> Judged:
+    """How features are judged, found out at one cut. Raises InputError where nothing can judge them."""
+    photos, labels, n = setting.photos, setting.photos.labels, min(len(setting.photos), _ASKED)
+    halves = setting.halves(cut)
+    parts: list[Answers] = []
+    logits = True
+    with torch.no_grad():
+        for start in range(0, n, setting.batch):
+            x = photos.base(range(start, min(start + setting.batch, n))).to(setting.device)
+            found: Any = halves.suffix(halves.prefix(x))
+            logits = isinstance(found, torch.Tensor) and found.dim() == 2 and found.shape[1] > 1
+            if not logits or labels is None:
+                break
+            parts.append(Answers.of(found))
+    before = Answers.joined(parts) if parts and logits else None
+    own = before is not None and labels is not None and labels_are_its_own(before, labels[:n])
+    if setting.suffix == "trained" and not logits:
+        raise InputError("suffix is 'trained', but the network gives no logits [photos, classes] that could be judged")
+    if setting.suffix == "fresh" and not can_probe(labels):
+        raise InputError("suffix is 'fresh', but the sample has too few labels for a probe: 16 photos of two classes")
+    if setting.suffix == "trained" or (setting.suffix == "auto" and own):
+        right = "" if before is None or labels is None else f" ({_share(before, labels[:n])} of {n} right)"
+        said = "as was said" if setting.suffix == "trained" else "the labels are its classes"
+        if own and before is not None and labels is not None:
+            factor = certainty(before, labels[:n])
+            return Judged("suffix", f"judged by the network's own rest: {said}{right}", True, True, factor)
+        return Judged("suffix", f"judged by the network's own rest: {said}{right}; {_ALL_LOST}", False, True)
+    if can_probe(labels):
+        said = (
+            "the rest is to be trained anew, as was said"
+            if setting.suffix == "fresh"
+            else "the labels are not its classes"
+        )
+        return Judged("probe", f"judged by a linear probe on pooled features, as a stand-in: {said}", False, logits)
+    if logits:
+        return Judged("suffix", f"judged by the network's own rest: no labels are there; {_ALL_LOST}", False, True)
+    raise InputError(
+        "nothing can judge features here: the network gives no logits [photos, classes], and the sample has no labels "
+        "of two classes; give labels (a field cls, class folders), or choose rates by hand"
+    )
+
+
+def _share(before: Answers, labels: torch.Tensor) -> str:
+    return f"{float((before.top == labels).float().mean()):.0%}"

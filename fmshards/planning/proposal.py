@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fmshards.errors import InputError
-from fmshards.planning.survey import Budget, CutReport, Judged
+from fmshards.planning.judge import Judged
+from fmshards.planning.report import CutReport
+from fmshards.planning.setting import Budget
 
 VERSION = 1
 _MARK = "fmshards_plan"

@@ -7,123 +7,28 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from fmshards.augment import Mirror, Recipe
-from fmshards.calibration import FeaturesOf
+from fmshards.augment import Mirror
 from fmshards.codec import ladders, row_bytes_at
-from fmshards.errors import InputError
 from fmshards.model import Cut
 from fmshards.planning.estimate import photos_needed
-from fmshards.planning.judge import Judge, Probe, TrainedSuffix, can_probe, labels_are_its_own
-from fmshards.planning.measure import Answers, Outcome, Passage, Suffix, certainty, fitted, through
+from fmshards.planning.judge import Judge, Judged, Probe, TrainedSuffix, how_judged
+from fmshards.planning.measure import Answers, Outcome, Passage, fitted, through
 from fmshards.planning.moves import NONE, STORED, WAYS, Moves, Stage, measure_moves, share_stored
-from fmshards.planning.photos import Photos
-from fmshards.planning.search import Found, Trial, best, smallest
+from fmshards.planning.report import CutReport
+from fmshards.planning.search import Trial, best, smallest
+from fmshards.planning.setting import Setting
 from fmshards.planning.worth import Seconds, Worth, worth
 
 _LEAST_SPLIT = 64  # photos from which codecs are fitted to some of them and judged on the others
 _FIT_EVERY = 6
+_FEW, _BITS = 16, 2.0  # photos and bits a value by which codecs are put in an order to try them
 _MIRROR_DROP = 0.02  # of a mirror beside the stored one: it only augments
-_ASKED = 128  # photos by which the network is asked whether the labels are its classes
-_ALL_LOST = "each answer that changes counts as lost"
 _TOLD = 2.0  # standard errors between a drop and the budget
-
-
-@dataclass(frozen=True)
-class Budget:
-    """drop: of accuracy, 0 to 1, None where bytes alone bound. bytes: a sample's, the mirror's with it, or None."""
-
-    drop: float | None
-    bytes: float | None
-
-
-@dataclass(frozen=True)
-class Halves:
-    """A network cut in two, as it is run here. prefix: images [B, 3, H, W] on the device to features [B, *shape]."""
-
-    prefix: Callable[[torch.Tensor], torch.Tensor]
-    suffix: Suffix
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a survey is to do. halves: a cut in two. prefix_of: all cuts in one pass, by name.
-
-    suffix: one of `judge.SUFFIXES`. mirror: None where it is to be chosen. batch: photos in a forward of the prefix.
-    speed: the trainer's samples/s, None: as measured. memory: bytes of features that are held.
-    """
-
-    photos: Photos
-    halves: Callable[[Cut], Halves]
-    prefix_of: Callable[[Sequence[Cut]], FeaturesOf]
-    device: torch.device
-    budget: Budget
-    recipe: Recipe
-    mirror: Mirror | None
-    suffix: str = "auto"
-    batch: int = 8
-    speed: float | None = None
-    filter: str | None = None
-    order: str = "auto"
-    seed: int = 0
-    memory: int = 1 << 30
-
-
-@dataclass(frozen=True)
-class Judged:
-    """How features are judged. by: "suffix", the rest of the network, or "probe". why: in a sentence. own: whether the
-    labels are the network's classes. logits: whether the network gives any. factor: by which these become
-    probabilities that hold, None where nothing tells."""
-
-    by: str
-    why: str
-    own: bool
-    logits: bool
-    factor: float | None = None
-
-
-@dataclass(frozen=True)
-class CutReport:
-    """What a survey has found of a cut. photos: that it was judged on. told: whether the sample tells the drop apart
-    from the budget; needed: how many photos would, where it does not."""
-
-    cut: Cut
-    photos: int
-    found: Found
-    moves: Moves | None
-    mirror: str
-    worth: Worth | None
-    told: bool
-    needed: int | None
-
-    @property
-    def chosen(self) -> Trial | None:
-        """The rate within the budget."""
-        return self.found.chosen
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        moves = self.moves
-        return {
-            "cut": self.cut.name,
-            "shape": list(self.cut.shape),
-            "flops_before": self.cut.flops_before,
-            "flops_after": self.cut.flops_after,
-            "photos": self.photos,
-            "chosen": self.chosen and self.chosen.rate,
-            "mirror": self.mirror,
-            "told": self.told,
-            "photos_needed": self.needed,
-            "worth": self.worth and self.worth.to_json(),
-            "trials": [trial.to_json() for trial in self.found.trials],
-            "flips": moves and {way: moved.to_json() for way, moved in moves.flips.items()},
-            "moves": moves and [moved.to_json() for moved in moves.others],
-        }
 
 
 def survey(
@@ -134,7 +39,7 @@ def survey(
     Deterministic for a seed, but for seconds. Raises InputError where nothing can judge features, and what codecs
     raise for values that they cannot hold.
     """
-    judged = _how(setting, cuts[-1])
+    judged = how_judged(setting, cuts[-1])
     moves: Mapping[str, Moves] = {}
     if setting.recipe and not rates_only and setting.recipe.custom_text is None:
         suffixes = {cut.name: setting.halves(cut).suffix if judged.logits else None for cut in cuts}
@@ -144,52 +49,6 @@ def survey(
             setting.photos, run, suffixes, specs, setting.recipe, setting.device, setting.seed, stage, judged.factor
         )
     return judged, [_Survey(setting, cut, judged, stage).report(moves.get(cut.name)) for cut in cuts]
-
-
-def _how(setting: Setting, cut: Cut) -> Judged:
-    """How features are judged, found out at the deepest cut, where features are small."""
-    photos, labels, n = setting.photos, setting.photos.labels, min(len(setting.photos), _ASKED)
-    halves = setting.halves(cut)
-    parts: list[Answers] = []
-    logits = True
-    with torch.no_grad():
-        for start in range(0, n, setting.batch):
-            x = photos.base(range(start, min(start + setting.batch, n))).to(setting.device)
-            found: Any = halves.suffix(halves.prefix(x))
-            logits = isinstance(found, torch.Tensor) and found.dim() == 2 and found.shape[1] > 1
-            if not logits or labels is None:
-                break
-            parts.append(Answers.of(found))
-    before = Answers.joined(parts) if parts and logits else None
-    own = before is not None and labels is not None and labels_are_its_own(before, labels[:n])
-    if setting.suffix == "trained" and not logits:
-        raise InputError("suffix is 'trained', but the network gives no logits [photos, classes] that could be judged")
-    if setting.suffix == "fresh" and not can_probe(labels):
-        raise InputError("suffix is 'fresh', but the sample has too few labels for a probe: 16 photos of two classes")
-    if setting.suffix == "trained" or (setting.suffix == "auto" and own):
-        right = "" if before is None or labels is None else f" ({_share(before, labels[:n])} of {n} right)"
-        said = "as was said" if setting.suffix == "trained" else "the labels are its classes"
-        if own and before is not None and labels is not None:
-            factor = certainty(before, labels[:n])
-            return Judged("suffix", f"judged by the network's own rest: {said}{right}", True, True, factor)
-        return Judged("suffix", f"judged by the network's own rest: {said}{right}; {_ALL_LOST}", False, True)
-    if can_probe(labels):
-        said = (
-            "the rest is to be trained anew, as was said"
-            if setting.suffix == "fresh"
-            else "the labels are not its classes"
-        )
-        return Judged("probe", f"judged by a linear probe on pooled features, as a stand-in: {said}", False, logits)
-    if logits:
-        return Judged("suffix", f"judged by the network's own rest: no labels are there; {_ALL_LOST}", False, True)
-    raise InputError(
-        "nothing can judge features here: the network gives no logits [photos, classes], and the sample has no labels "
-        "of two classes; give labels (a field cls, class folders), or choose rates by hand"
-    )
-
-
-def _share(before: Answers, labels: torch.Tensor) -> str:
-    return f"{float((before.top == labels).float().mean()):.0%}"
 
 
 class _Survey:
@@ -256,8 +115,8 @@ class _Survey:
         way = self._mirror(moves)
         most = None if setting.budget.bytes is None else setting.budget.bytes / (1 + share_stored(way))
         steps = {
-            name: [rate for rate in rates if most is None or self._bytes(rate) <= most]
-            for name, rates in ladders().items()
+            name: [rate for rate in ladders()[name] if most is None or self._bytes(rate) <= most]
+            for name in self._promising()
         }
         drop = setting.budget.drop
         if drop is None:
@@ -294,12 +153,25 @@ class _Survey:
                 return way
         return STORED
 
+    def _promising(self) -> list[str]:
+        """The codecs, that of the least error at about two bits a value first: where a good rate is known early, most
+        others need not be tried. (By error alone nothing is chosen.)"""
+        few, found = self.features[:_FEW], dict.fromkeys(ladders(), 0.0)
+        for name, rates in ladders().items():
+            bits = {rate: 8 * row_bytes_at(rate, self.cut.spec) / self.cut.spec.values for rate in rates}
+            rate = min(rates, key=lambda rate: abs(bits[rate] - _BITS))
+            if _BITS / 2 <= bits[rate] <= 2 * _BITS:
+                passage = Passage(self.setting.device)
+                passage.of(fitted(rate, self.cut.spec, self.fit, self.setting.order), few)
+                found[name] = passage.db or 0.0
+        return sorted(found, key=found.__getitem__)
+
     def _bytes(self, rate: str) -> float:
         """Bytes of a row; of what the filter makes of it, by a few."""
         if self.setting.filter is None:
             return row_bytes_at(rate, self.cut.spec)
         codec = fitted(rate, self.cut.spec, self.fit, self.setting.order, self.setting.filter)
-        few = self.features[:16]
+        few = self.features[:_FEW]
         return len(codec.member(codec.encode(few))) / len(few)
 
     def _trial(self, name: str, rate: str) -> Trial:

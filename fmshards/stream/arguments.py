@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fmshards.augment import Recipe, parse_recipe
 from fmshards.errors import InputError
 from fmshards.units import parse_bytes
 
@@ -40,13 +41,13 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def given_to(recipe: Any, augment: bool) -> Any:
+def given_to(recipe: Any, augment: bool) -> Recipe | None:
     """A recipe, or None, for what augments. Raises InputError for one that would be left aside."""
     if recipe is not None and not augment:
         raise InputError(
             f"recipe={_shown(recipe)} is given, and nothing is augmented without training and augment: leave it out"
         )
-    return recipe
+    return None if recipe is None else parse_recipe(recipe)
 
 
 def memory_bytes(value: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 
 from fmshards.augment import parse_mirror
 from fmshards.errors import FmshardsError, InputError, MismatchError, ModelError
-from fmshards.extraction import extract, plan, propose
+from fmshards.extraction import entry, extract, plan, propose
 from fmshards.extraction.sources.image import decode_image
 from fmshards.model import find_cut
 from fmshards.planning import Proposal
@@ -287,6 +288,25 @@ def test_auto_is_a_rate_once_the_set_is_begun(photos: str, tmp_path: Path, monke
     assert extract(photos, out, **{**asked, "layers": {"layer3": rate}}) == manifest
     with pytest.raises(MismatchError, match="layer2"):
         extract(photos, out, **{**asked, "layers": "layer2:auto"})
+
+
+def test_who_comes_second_takes_the_rate_of_who_was_first(
+    photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine rounds otherwise, and may choose otherwise."""
+    asked = {"layers": "layer3:auto", **NAMES, "chunk": 10}
+
+    def chosen(rate: str) -> None:
+        monkeypatch.setattr(
+            entry, "settle_rates", lambda r, shown: replace(r, options=replace(r.options, layers={"layer3": rate}))
+        )
+
+    chosen("int3")
+    first = extract(photos, tmp_path / "set", **asked)
+    chosen("int8")
+    monkeypatch.setattr(entry, "find_plan", lambda out: (None, None))  # the other's is not there yet
+    second = extract(photos, tmp_path / "set", **asked)
+    assert second.plan.options["rates"] == first.plan.options["rates"] == {"layer3": "int3"}
 
 
 def test_auto_chooses_what_plan_would(photos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
