@@ -1,4 +1,4 @@
-"""Extraction with `dct`: tables fitted to the calibration sample, kept with the plan; views with tables of their own."""
+"""Extraction with `dct`: tables fitted to the calibration sample, kept with the plan; views have their own."""
 
 from __future__ import annotations
 

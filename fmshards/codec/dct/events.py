@@ -144,17 +144,19 @@ def decode_table(codes: Codes, plain: int) -> npt.NDArray[np.uint32]:
     return table.reshape(-1)
 
 
-UNUSUAL = 1 << 10
+UNUSUAL = 1 << 17
 NEXT_STATE = 63 << 11
+FURTHEST = 16 * (max(SKIPS) + 1)
+"""How much further an event may lead, and more than that."""
 
 
 def quick_table(slow: npt.NDArray[np.uint32], levels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
     """uint64 [STATES * 256]: what most events need of `decode_table`, and levels, [16, 32], in one look.
 
-    From the least significant bit on: 5 bits, all that the event takes; 4, the coefficient (of rows in a block, not of
-    the scan); 1, whether it has a sign; 1, whether it needs another look (an escape, a magnitude that the byte does not
-    say); 6, the next state; 11, how much further the next level may be; from bit 32 on, the level as a binary32, 0
-    where blocks are skipped.
+    From the least significant bit on: 5 bits, all that the event takes; 5, how far on its coefficient is (of rows in a
+    block, not of the scan), plus 16; 1, whether it has a sign; 6, the next state; 1, whether it needs another look (an
+    escape, a magnitude that the byte does not say); 11, how much further the next level may be; from bit 32 on, the
+    level as a binary32, 0 where blocks are skipped.
     """
     entry = slow.astype(np.int64).reshape(STATES, 256)
     first = np.array([place(state) for state in range(STATES)])[:, None]
@@ -166,8 +168,10 @@ def quick_table(slow: npt.NDArray[np.uint32], levels: npt.NDArray[np.float32]) -
     said = (levels[at, np.minimum(kind, CLASSES)] + more).view(np.uint32).astype(np.uint64)
     signed = taken - code - width == 1
     further = np.where(last == 1, 16 - first + 16 * skip, run + 1)
-    found = taken | np.array(SCAN)[at] << 5 | signed << 9 | unusual << 10 | state << 11 | further << 17
-    return (found.astype(np.uint64) | said << np.uint64(32)).reshape(-1)
+    cell = np.array(SCAN)[at] - first + 16
+    found = taken | cell << 5 | signed << 10 | state << 11 | unusual << 17 | further << 18
+    table: npt.NDArray[np.uint64] = (found.astype(np.uint64) | said << np.uint64(32)).reshape(-1)
+    return table
 
 
 def encode_tables(codes: Codes, plain: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:

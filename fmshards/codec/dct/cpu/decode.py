@@ -15,7 +15,7 @@ from fmshards.codec.base import Bytes
 from fmshards.codec.dct.blocks import SCAN, SEGMENT, STEPS, Blocks, steps
 from fmshards.codec.dct.cpu.matrices import matrices
 from fmshards.codec.dct.cpu.vectors import as_float, get, inverse, put
-from fmshards.codec.dct.events import ESCAPED, EXTRA, NEXT_STATE, STARTS, UNUSUAL
+from fmshards.codec.dct.events import ESCAPED, EXTRA, FURTHEST, NEXT_STATE, STARTS, UNUSUAL
 from fmshards.codec.dct.tables import Arrays
 from fmshards.kernels import jit
 from fmshards.kernels.bits import load8, load32, load64, shr
@@ -24,6 +24,8 @@ from fmshards.kernels.llvm import pointer
 if TYPE_CHECKING:
     import torch
 
+_AT_ONCE = 5  # events of 9 bits at most that 56 bits hold, without a look at how many are left
+_BEYOND = _AT_ONCE * FURTHEST + 16  # floats behind a segment's
 _QUICK, _SLOW, _LEVELS, _EXTRA, _SCAN = range(5)  # addresses of tables
 _SOURCE, _STOP, _BITS, _HELD, _AT, _END, _STATE, _LEFT = range(8)  # what is kept of a segment that is being read
 
@@ -79,9 +81,9 @@ def _event(tables: Any, plain: Any, held: Any, state: Any, at: Any, scale: Any, 
 @jit.inner
 def _quick(entry: Any, held: Any, at: Any, scale: Any, found: Any) -> Any:
     """As `_event`, where one look was enough."""
-    cell = (at & -16) + ((entry >> 5) & 15)
-    put(found + (cell << 2), as_float(entry >> 32) * scale, shr(held, (entry & 31) - 1) & (entry >> 9))
-    return entry & 31, at + ((entry >> 17) & 2047), entry & NEXT_STATE
+    cell = found - 64 + ((at + ((entry >> 5) & 31)) << 2)
+    put(cell, as_float(entry >> 32) * scale, shr(held, (entry & 31) - 1) & (entry >> 10))
+    return entry & 31, at + ((entry >> 18) & 2047), entry & NEXT_STATE
 
 
 @jit.inner
@@ -149,11 +151,11 @@ def _read_two(
             bits_b -= taken
             unusual = 0
             continue
-        for _ in range(5):
+        for _ in range(_AT_ONCE):  # perhaps beyond the last block
             entry_a = load64(table + (state_a | ((held_a & 255) << 3)))
             entry_b = load64(table + (state_b | ((held_b & 255) << 3)))
             unusual = (entry_a | entry_b) & UNUSUAL
-            if unusual or at_a >= end_a or at_b >= end_b:
+            if unusual:
                 break
             taken, at_a, state_a = _quick(entry_a, held_a, at_a, scale_a, found_a)
             held_a = shr(held_a, taken)
@@ -293,7 +295,7 @@ def _decode(
     segments = (count + SEGMENT - 1) // SEGMENT
     head, jobs = 2 + 2 * segments, n * segments
     addresses = (_address(quick), _address(table), _address(levels), _address(extra), _address(scan))
-    found = np.zeros((2, 16 * SEGMENT), np.float32)
+    found = np.zeros((2, 16 * SEGMENT + _BEYOND), np.float32)
     at_found = _address(found)
     kept = np.zeros((2, 8), np.int64)
     scale = np.zeros(2, np.float32)
@@ -312,11 +314,13 @@ def _decode(
                 scale[0],
                 scale[1],
                 at_found,
-                at_found + 64 * SEGMENT,
+                at_found + 4 * found.shape[1],
             )
         for j in range(min(2, jobs - job)):
-            _read_one(kept[j], addresses, plain, scale[j], at_found + 64 * SEGMENT * j)
-            _finish(kept[j], addresses, plain, scale[j], at_found + 64 * SEGMENT * j)
+            _read_one(kept[j], addresses, plain, scale[j], at_found + 4 * found.shape[1] * j)
+            _finish(kept[j], addresses, plain, scale[j], at_found + 4 * found.shape[1] * j)
+            if kept[j, _AT] > kept[j, _END]:
+                found[j, kept[j, _END] : kept[j, _AT] + 16] = 0
             sample, first = (job + j) // segments, (job + j) % segments * SEGMENT
             last, to = min(first + SEGMENT, count), out + 4 * sample * out_stride
             cells = to + 4 * run_values
