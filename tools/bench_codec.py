@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -52,7 +53,7 @@ from torchvision.transforms import v2
 from versions import compare
 
 import fmshards
-from fmshards.codec import Codec, FeatureSpec, codec_for
+from fmshards.codec import Codec, FeatureSpec, codec_for, fit, sample_for
 from fmshards.codec.integer.steps import StepSample, fit_steps
 from fmshards.model import analyse, load_model, multi_prefix, parse_preprocess
 
@@ -203,6 +204,38 @@ def integers(reps: int) -> Iterator[Row]:
             yield compared(f"{rate} decode, {name}, float32, 64 MB", "MB/s", ours, copy, "a copy of the output")
 
 
+def transformed(reps: int) -> Iterator[Row]:
+    """`dct` beside zfpy at equal rates, and beside this package's ZFP at twice its rate; tables fitted to the batch.
+
+    Seconds are those of this thread: what other processes take of the core does not count.
+    """
+    clock = time.thread_time
+    for name, x in features().items():
+        for rate in (0.5, 1, 2):
+            codec = fitted(x, f"dct{rate:g}")
+            other, twice = Zfpy(x, max(rate, 1)), codec_of(x, 2 * rate)
+            rows, out, zfp_rows = codec.encode(x), torch.empty_like(x), twice.encode(x)
+            ours, zfpy_s, zfp_s = in_turns(
+                reps,
+                speed(partial(codec.decode, rows, out), megabytes(x), clock),
+                speed(other.decode, megabytes(x), clock),
+                speed(partial(twice.decode, zfp_rows, out), megabytes(x), clock),
+            )
+            what = f"dct decode, {name}, {rate:g} bits, float32"
+            yield compared(what, "MB/s", ours, zfpy_s, f"zfpy at {max(rate, 1):g} bits")
+            yield compared(what, "MB/s", ours, zfp_s, f"ZFP here at {2 * rate:g} bits")
+            (encodes,) = in_turns(max(3, reps // 2), speed(partial(codec.encode, x), megabytes(x), clock))
+            yield (f"dct encode, {name}, {rate:g} bits", f"{median(encodes):,.0f} MB/s", "", "")
+
+
+def fitted(x: torch.Tensor, rate: str) -> Codec:
+    spec = FeatureSpec("map", tuple(x.shape[1:]))
+    sample = sample_for(rate, spec, "none", len(x))
+    assert sample is not None
+    sample.add(x)
+    return fit(rate, spec, sample)
+
+
 def channel_steps(x: torch.Tensor, bits: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     sample = StepSample(FeatureSpec("map", tuple(x.shape[1:])))
     sample.add(x)
@@ -232,8 +265,8 @@ def decode_some(codec: Codec, rows: np.ndarray, picked: np.ndarray, out: torch.T
 
 def threads(reps: int) -> Iterator[Row]:
     x = torch.cat([features()["32 x 16 x 16"]] * 8)
-    for rate in (4, "int4"):
-        codec = codec_of(x, rate)
+    for rate in (4, "int4", "dct1"):
+        codec = fitted(x, "dct1") if rate == "dct1" else codec_of(x, rate)
         rows, out = codec.encode(x), torch.empty_like(x)
 
         work = speed(partial(codec.decode, rows, out), megabytes(x))
@@ -369,6 +402,7 @@ PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
     "layouts": layouts,
     "encode": encode,
     "integers": integers,
+    "transformed": transformed,
     "gather": gather,
     "threads": threads,
     "first_call": first_call,

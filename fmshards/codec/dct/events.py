@@ -144,25 +144,34 @@ def decode_table(codes: Codes, plain: int) -> npt.NDArray[np.uint32]:
     return table.reshape(-1)
 
 
+UNUSUAL = 1 << 17
+NEXT_STATE = 63 << 11
+FURTHEST = 16 * (max(SKIPS) + 1)
+"""How much further an event may lead, and more than that."""
+
+
 def quick_table(slow: npt.NDArray[np.uint32], levels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
     """uint64 [STATES * 256]: what most events need of `decode_table`, and levels, [16, 32], in one look.
 
-    From the least significant bit on: 5 bits, all that the event takes; 4, the coefficient (of rows in a block, not of
-    the scan); 11, how much further the next level may be; 6, the next state; 1, whether it has a sign; 1, whether it is
-    none of these (an escape, a class of several magnitudes); 32, the level as a binary32, 0 where blocks are skipped.
+    From the least significant bit on: 5 bits, all that the event takes; 5, how far on its coefficient is (of rows in a
+    block, not of the scan), plus 16; 1, whether it has a sign; 6, the next state; 1, whether it needs another look (an
+    escape, a magnitude that the byte does not say); 11, how much further the next level may be; from bit 32 on, the
+    level as a binary32, 0 where blocks are skipped.
     """
-    entry = slow.astype(np.uint64).reshape(STATES, 256)
-    first = np.array([place(state) for state in range(STATES)], np.uint64)[:, None]
-    code, kind, run = entry >> 5 & 15, entry >> 9 & 31, entry >> 14 & 15
+    entry = slow.astype(np.int64).reshape(STATES, 256)
+    first = np.array([place(state) for state in range(STATES)])[:, None]
+    taken, code, kind, run = entry & 31, entry >> 5 & 15, entry >> 9 & 31, entry >> 14 & 15
     last, skip, state = entry >> 18 & 1, entry >> 19 & 63, entry >> 25
-    at = np.minimum(first + run, 15)
+    at, width = np.minimum(first + run, 15), EXTRA[np.minimum(kind, CLASSES)]
+    unusual = (kind == 31) | (code + width > BITS)
+    more = (np.arange(256) >> code & (1 << width) - 1).astype(np.float32)
+    said = (levels[at, np.minimum(kind, CLASSES)] + more).view(np.uint32).astype(np.uint64)
+    signed = taken - code - width == 1
     further = np.where(last == 1, 16 - first + 16 * skip, run + 1)
-    said = levels[at, np.minimum(kind, CLASSES)].view(np.uint32).astype(np.uint64)
-    signed = ((entry & 31) > code) & (kind < 5)
-    found = (
-        entry & 31 | np.array(SCAN, np.uint64)[at] << 5 | further << 9 | state << 20 | signed.astype(np.uint64) << 26
-    )
-    return (found | (kind >= 5).astype(np.uint64) << 27 | said << 32).reshape(-1)
+    cell = np.array(SCAN)[at] - first + 16
+    found = taken | cell << 5 | signed << 10 | state << 11 | unusual << 17 | further << 18
+    table: npt.NDArray[np.uint64] = (found.astype(np.uint64) | said << np.uint64(32)).reshape(-1)
+    return table
 
 
 def encode_tables(codes: Codes, plain: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:

@@ -15,7 +15,7 @@ from fmshards.codec.dct.events import LARGEST
 
 DEADZONE = 0.4
 """Added to a coefficient's magnitude, in steps, before what is no whole step is cut off."""
-SAMPLED = 1024
+SAMPLED = 128
 """Blocks from which on a part of them is asked first: of every 8 times 16 blocks the first 16."""
 
 

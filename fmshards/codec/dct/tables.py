@@ -114,10 +114,12 @@ def arrays(tables: Tables, plain: int) -> Arrays:
 def code_of(counts: npt.NDArray[np.float64], state: int) -> Code:
     """The Huffman code of at most 8 bits of a state's events, counted: float64 [EVENTS], those that can come there.
 
-    What is so rare that its code would be longer has none, and is said by the escape, which always has one.
+    What is so rare that its code would be longer has none, and is said by the escape, which always has one. At most
+    half of the codes that there may be are given.
     """
     total = counts.sum()
     rare = counts < max(total / 2 ** (events.BITS + 1), 1e-30)
+    rare[np.argsort(-counts, kind="stable")[2 ** (events.BITS - 1) :]] = True
     rare[events.ESCAPE] = False
     if state < events.STARTS:
         rare[1] = False

@@ -15,7 +15,7 @@ from fmshards.codec.base import Bytes
 from fmshards.codec.dct.blocks import SCAN, SEGMENT, STEPS, Blocks, steps
 from fmshards.codec.dct.cpu.matrices import matrices
 from fmshards.codec.dct.cpu.vectors import as_float, get, inverse, put
-from fmshards.codec.dct.events import ESCAPED, EXTRA, STARTS
+from fmshards.codec.dct.events import ESCAPED, EXTRA, FURTHEST, NEXT_STATE, STARTS, UNUSUAL
 from fmshards.codec.dct.tables import Arrays
 from fmshards.kernels import jit
 from fmshards.kernels.bits import load8, load32, load64, shr
@@ -24,6 +24,8 @@ from fmshards.kernels.llvm import pointer
 if TYPE_CHECKING:
     import torch
 
+_AT_ONCE = 5  # events of 9 bits at most that 56 bits hold, without a look at how many are left
+_BEYOND = _AT_ONCE * FURTHEST + 16  # floats behind a segment's
 _QUICK, _SLOW, _LEVELS, _EXTRA, _SCAN = range(5)  # addresses of tables
 _SOURCE, _STOP, _BITS, _HELD, _AT, _END, _STATE, _LEFT = range(8)  # what is kept of a segment that is being read
 
@@ -52,28 +54,19 @@ def _event(tables: Any, plain: Any, held: Any, state: Any, at: Any, scale: Any, 
     """The event that begins at bit 0 of `held`: bits taken, where the next one's level may be, and the next state.
 
     A level goes to the address `found`, to its block's cell; where there is none, 0 does, to a block that has none.
+    States are kept 2^11 times as large.
     """
-    entry = load64(tables[_QUICK] + ((state << 11) | ((held & 255) << 3)))
-    taken = entry & 31
-    if entry & (1 << 27):
-        return _unusual(tables, plain, held, state, at, scale, found)
-    cell = (at & -16) + ((entry >> 5) & 15)
-    put(found + (cell << 2), as_float(entry >> 32) * scale, shr(held, taken - 1) & (entry >> 26))
-    return taken, at + ((entry >> 9) & 2047), (entry >> 20) & 63
-
-
-@jit.inner
-def _unusual(tables: Any, plain: Any, held: Any, state: Any, at: Any, scale: Any, found: Any) -> Any:
-    """As `_event`, of escapes and classes of several magnitudes."""
-    entry = load32(tables[_SLOW] + ((state << 10) | ((held & 255) << 2)))
+    entry = load32(tables[_SLOW] + ((state >> 1) | ((held & 255) << 2)))
     taken, code, kind = entry & 31, (entry >> 5) & 15, (entry >> 9) & 31
-    place, last, following = at + ((entry >> 14) & 15), (entry >> 18) & 1, entry >> 25
+    place, last = at + ((entry >> 14) & 15), (entry >> 18) & 1
+    skip, following = (entry >> 19) & 63, entry >> 25
     if kind == 31:
         raw = shr(held, code)
         place = min(at + (raw & 15), at | 15)
         last = (raw >> 4) & 1 if place & 15 != 15 else 1
         kind = min(max((raw >> 5) & 31, 1), 30)
-        large = 1 if kind >= 3 or (state >= STARTS and (state - STARTS) & 1) else 0
+        number = state >> 11
+        large = 1 if kind >= 3 or (number >= STARTS and (number - STARTS) & 1) else 0
         following = 1 + large if last else STARTS + 2 * (place & 15) + large
         code += ESCAPED
         taken = code + load8(tables[_EXTRA] + kind) + (1 if place & 15 >= plain else 0)
@@ -82,7 +75,15 @@ def _unusual(tables: Any, plain: Any, held: Any, state: Any, at: Any, scale: Any
     level = get(tables[_LEVELS] + (((place & 15) << 7) | (kind << 2))) + np.float32(more & ((1 << width) - 1))
     cell = (place & -16) + load8(tables[_SCAN] + (place & 15))
     put(found + (cell << 2), level * scale, shr(more, width) & (taken - code - width))
-    return taken, (place | (-last & 15)) + 1, following
+    return taken, (place | (-last & 15)) + 1 + (skip << 4), following << 11
+
+
+@jit.inner
+def _quick(entry: Any, held: Any, at: Any, scale: Any, found: Any) -> Any:
+    """As `_event`, where one look was enough."""
+    cell = found - 64 + ((at + ((entry >> 5) & 31)) << 2)
+    put(cell, as_float(entry >> 32) * scale, shr(held, (entry & 31) - 1) & (entry >> 10))
+    return entry & 31, at + ((entry >> 18) & 2047), entry & NEXT_STATE
 
 
 @jit.inner
@@ -132,26 +133,34 @@ def _read_two(
     source_a, held_a, bits_a, at_a, state_a = a[_SOURCE], a[_HELD], a[_BITS], a[_AT], a[_STATE]
     source_b, held_b, bits_b, at_b, state_b = b[_SOURCE], b[_HELD], b[_BITS], b[_AT], b[_STATE]
     end_a, stop_a, end_b, stop_b = a[_END], a[_STOP] - 8, b[_END], b[_STOP] - 8
+    table, unusual = tables[_QUICK], 0
     while at_a < end_a and at_b < end_b and source_a <= stop_a and source_b <= stop_b:
-        # 56 bits or more: an event takes up to 32.
+        # 56 bits or more: an event takes up to 32, and up to 9 where one look is enough.
         held_a |= load64(source_a) << bits_a
         source_a += (63 - bits_a) >> 3
         bits_a |= 56
         held_b |= load64(source_b) << bits_b
         source_b += (63 - bits_b) >> 3
         bits_b |= 56
-        taken, at_a, state_a = _event(tables, plain, held_a, state_a, at_a, scale_a, found_a)
-        held_a = shr(held_a, taken)
-        bits_a -= taken
-        taken, at_b, state_b = _event(tables, plain, held_b, state_b, at_b, scale_b, found_b)
-        held_b = shr(held_b, taken)
-        bits_b -= taken
-        # A second one of each, where none is left out of the 24 bits that may be left.
-        if bits_a >= 32 and bits_b >= 32 and at_a < end_a and at_b < end_b:
+        if unusual:
             taken, at_a, state_a = _event(tables, plain, held_a, state_a, at_a, scale_a, found_a)
             held_a = shr(held_a, taken)
             bits_a -= taken
             taken, at_b, state_b = _event(tables, plain, held_b, state_b, at_b, scale_b, found_b)
+            held_b = shr(held_b, taken)
+            bits_b -= taken
+            unusual = 0
+            continue
+        for _ in range(_AT_ONCE):  # perhaps beyond the last block
+            entry_a = load64(table + (state_a | ((held_a & 255) << 3)))
+            entry_b = load64(table + (state_b | ((held_b & 255) << 3)))
+            unusual = (entry_a | entry_b) & UNUSUAL
+            if unusual:
+                break
+            taken, at_a, state_a = _quick(entry_a, held_a, at_a, scale_a, found_a)
+            held_a = shr(held_a, taken)
+            bits_a -= taken
+            taken, at_b, state_b = _quick(entry_b, held_b, at_b, scale_b, found_b)
             held_b = shr(held_b, taken)
             bits_b -= taken
     _keep(a, source_a, held_a, bits_a, at_a, state_a)
@@ -286,7 +295,7 @@ def _decode(
     segments = (count + SEGMENT - 1) // SEGMENT
     head, jobs = 2 + 2 * segments, n * segments
     addresses = (_address(quick), _address(table), _address(levels), _address(extra), _address(scan))
-    found = np.zeros((2, 16 * SEGMENT), np.float32)
+    found = np.zeros((2, 16 * SEGMENT + _BEYOND), np.float32)
     at_found = _address(found)
     kept = np.zeros((2, 8), np.int64)
     scale = np.zeros(2, np.float32)
@@ -305,11 +314,13 @@ def _decode(
                 scale[0],
                 scale[1],
                 at_found,
-                at_found + 64 * SEGMENT,
+                at_found + 4 * found.shape[1],
             )
         for j in range(min(2, jobs - job)):
-            _read_one(kept[j], addresses, plain, scale[j], at_found + 64 * SEGMENT * j)
-            _finish(kept[j], addresses, plain, scale[j], at_found + 64 * SEGMENT * j)
+            _read_one(kept[j], addresses, plain, scale[j], at_found + 4 * found.shape[1] * j)
+            _finish(kept[j], addresses, plain, scale[j], at_found + 4 * found.shape[1] * j)
+            if kept[j, _AT] > kept[j, _END]:
+                found[j, kept[j, _END] : kept[j, _AT] + 16] = 0
             sample, first = (job + j) // segments, (job + j) % segments * SEGMENT
             last, to = min(first + SEGMENT, count), out + 4 * sample * out_stride
             cells = to + 4 * run_values

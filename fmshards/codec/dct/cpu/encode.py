@@ -18,10 +18,10 @@ from fmshards.codec.dct.events import BASE, EXTRA, LARGEST, SKIPS, STARTS, class
 from fmshards.codec.dct.search import DEADZONE, SAMPLED
 from fmshards.codec.dct.tables import Arrays
 from fmshards.kernels import jit
-from fmshards.kernels.bits import count_leading_zeros, count_trailing_zeros, store64
+from fmshards.kernels.bits import count_leading_zeros, count_trailing_zeros, load8, load32, store64
 from fmshards.kernels.llvm import pointer
 
-_KNOWN = class_of(np.arange(64))  # of small magnitudes
+_KNOWN = class_of(np.arange(64)).astype(np.uint8)  # of small magnitudes
 _SKIPS = np.array(SKIPS)
 _HALF, _MOST, _ONE = np.float32(DEADZONE), np.float32(LARGEST), np.float32(1)
 
@@ -45,9 +45,9 @@ def _address(array: Any) -> Any:
 
 @jit.inner
 def _class(known: Any, magnitude: Any) -> Any:
-    """The class of a magnitude of 1 or more."""
+    """The class of a magnitude of 1 or more. known: the address of small ones'."""
     if magnitude < 64:
-        return known[magnitude]
+        return load8(known + magnitude)
     # Two classes an octave: the magnitudes less one begin with 10 or 11 in binary.
     extra = 62 - count_leading_zeros(magnitude - 1)
     return 2 * extra + 1 + (((magnitude - 1) >> extra) & 1) + 2
@@ -99,6 +99,7 @@ def _bits(
 ) -> Any:
     """Bits of a segment of the blocks first to last; 0 where it has no level."""
     bits, state, empty, some = 0, 0, 0, False
+    levels = _address(found)
     for block in range(first, last):
         if peaks[block] * inverse + _HALF < _ONE:
             empty += 1
@@ -115,10 +116,10 @@ def _bits(
         while mask:
             place = count_trailing_zeros(mask)
             mask &= mask - 1
-            magnitude = np.int64(found[place])
+            magnitude = load32(levels + 4 * place)
             end = 1 if mask == 0 else 0
             which = ((state * 16 + place - before - 1) * 32 + _class(known, magnitude)) * 2 + end
-            bits += sizes[which]
+            bits += load8(sizes + which)
             large |= 1 if magnitude >= 3 else 0
             state = 1 + large if end else STARTS + 2 * place + large
             before = place
@@ -256,6 +257,7 @@ def _write(
     target: Any,
 ) -> Any:
     """The bytes of a segment to address `target`, up to 8 more are written; how many they are."""
+    levels = _address(found)
     begin, held, bits, state, empty, some = target, np.int64(0), 0, 0, 0, False
     for block in range(first, last + 1):
         mask = 0
@@ -281,7 +283,7 @@ def _write(
         while mask:
             place = count_trailing_zeros(mask)
             mask &= mask - 1
-            magnitude = np.int64(found[place])
+            magnitude = load32(levels + 4 * place)
             kind = _class(known, magnitude)
             end = 1 if mask == 0 else 0
             which = ((state * 16 + place - before - 1) * 32 + kind) * 2 + end
@@ -343,7 +345,7 @@ def _transform(
 
 
 @jit.kernel(
-    "void(i8, i8, i8, u1[::1], u1[::1], u4[::1], i8[::1], i8[::1], i8[::1], i8[::1], f4[::1], i8, f4[::1], f4[:,::1],"
+    "void(i8, i8, i8, u1[::1], u1[::1], u4[::1], u1[::1], i8[::1], i8[::1], i8[::1], f4[::1], i8, f4[::1], f4[:,::1],"
     "i8[::1], i8[::1], i8, i8, i8, b1, i8, i8, u1[:,::1])"
 )
 def _encode(
@@ -380,6 +382,7 @@ def _encode(
     found = np.zeros(16, np.int32)
     written = np.empty(row_bytes + 16, np.uint8)
     source, target = _address(coefficients), _address(written)
+    sizes_of, known_of = _address(sizes), _address(known)
     runs = coefficients[grid:].reshape(-1)
     for sample in range(n):
         start = x + 4 * sample * values
@@ -393,7 +396,7 @@ def _encode(
         for number in range(count):
             peaks[number] = largest(source + 64 * number)
         room = row_bytes - head
-        step = _search(source, peaks, count, room, scales, plain, lengths, sizes, known, skips, found)
+        step = _search(source, peaks, count, room, scales, plain, lengths, sizes_of, known_of, skips, found)
         inverse = _ONE / scales[step]
         row, at = out[sample], 0
         row[0], row[1] = np.uint8(step & 255), np.uint8(step >> 8)
@@ -401,7 +404,7 @@ def _encode(
             first = SEGMENT * which
             last = min(first + SEGMENT, count)
             size = _write(
-                *(source, peaks, first, last, inverse, plain, lengths, codes, known, base, extra, skips, found),
+                *(source, peaks, first, last, inverse, plain, lengths, codes, known_of, base, extra, skips, found),
                 target + at,
             )
             row[2 + 2 * which], row[3 + 2 * which] = np.uint8(size & 255), np.uint8(size >> 8)
