@@ -1,6 +1,7 @@
 """The kernels of `dct` on a CPU. Imported only where numba works.
 
 vectors.py    blocks transformed and quantised, as LLVM vectors
+matrices.py   the transforms as it takes them
 encode.py     values to rows
 decode.py     rows to values
 """
