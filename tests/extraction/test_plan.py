@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from fmshards.augment import parse_mirror
+from fmshards.augment import parse_mirror, parse_recipe
+from fmshards.codec import ladders
 from fmshards.errors import FmshardsError, InputError, MismatchError, ModelError
 from fmshards.extraction import entry, extract, plan, propose
 from fmshards.extraction.sources.image import decode_image
@@ -63,7 +64,7 @@ def test_what_is_chosen_is_within_the_budget_and_says_how_sure_it_is(found: Prop
         assert report.chosen.outcome.accuracy is not None
         assert len({trial.rate for trial in report.found.trials}) == len(report.found.trials) >= 3
         fewer = [t for t in report.found.trials if t.bytes < report.chosen.bytes]
-        assert fewer
+        assert fewer or report.chosen.rate in {rates[0] for rates in ladders().values()}
         assert all(t.outcome.drop.value > 0.02 for t in fewer)
         assert not report.told, "80 photos do not tell a percent"
         assert report.needed is not None
@@ -79,7 +80,7 @@ def test_sizes_are_those_of_the_set_that_is_made(found: Proposal, photos: str, t
     assert {name: made.options["rates"][name] for name in ("layer2", "layer3")} == {
         report.cut.name: report.chosen.rate for report in found.cuts if report.chosen
     }
-    assert made.identity["recipe"] == found.options["recipe"]
+    assert parse_recipe(made.identity["recipe"]).with_step(None) == parse_recipe(found.options["recipe"])
     assert made.identity["mirror"] == str(parse_mirror(found.options["mirror"]))
     assert made.chunk == found.options["chunk"]
     assert made.identity["preprocess"] == NAMES["preprocess"]
