@@ -1,10 +1,13 @@
-"""Errors that fmshards raises on purpose.
+"""Errors that fmshards raises on purpose, and its warnings.
 
 Each carries one message and nothing else, so that it pickles: an exception that does not pickle, raised in a
 DataLoader worker of an iterable data set, ends the epoch early without an error.
 """
 
 from __future__ import annotations
+
+import sys
+import warnings
 
 
 class FmshardsError(Exception):
@@ -37,3 +40,11 @@ class MismatchError(FmshardsError):
 
 class StoreError(FmshardsError):
     """Bytes at a URL cannot be read or written."""
+
+
+def warn(message: str) -> None:
+    """Warn of what goes on all the same: a UserWarning that points at the user's line, however deep in here it is."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)

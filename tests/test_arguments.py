@@ -57,6 +57,10 @@ def calls(tmp_path: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]
                 "overwrite": True,
             },
         ),
+        "plan": (
+            fmshards.plan,
+            {"source": str(FIXTURES / "images-1.tar"), "model": MODEL, "layers": ["1"], "samples": 2, "recipe": "none"},
+        ),
         "verify": (fmshards.verify, {"url": SET, "model": MODEL, "source": str(FIXTURES / "images-{0,1}.tar")}),
         "inspect": (fmshards.inspect, {"url": SET}),
         "loader": (fmshards.loader, {"url": SET, "batch_size": 4, "num_workers": 0}),

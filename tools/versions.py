@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -34,7 +35,6 @@ from measure import (
     ROOT,
     SHARD,
     TRAIN,
-    Row,
     compared,
     consume,
     in_turns,
@@ -52,6 +52,7 @@ Works = dict[str, tuple[str, Callable[[], float]]]
 
 VALUES = 1 << 20  # of a feature batch: 4 MB of float32
 LARGE = 100  # images of 224 pixels
+SHORT, MORE = 1.0, 6  # seconds up to which a figure has so many times the rounds: short ones scatter more
 LEAST_SECONDS = 0.05  # of a figure: what is shorter is done several times
 
 
@@ -60,13 +61,20 @@ def compare(part: str, other: Path, reps: int, path: Path | None = None) -> None
     checkouts = (ROOT, other.resolve())
     names = [f"`{commit(checkout)}`" for checkout in checkouts]
     with Worker(part, checkouts[0]) as ours, Worker(part, checkouts[1]) as theirs:
-        rows: list[Row] = []
+        rows: list[tuple[str, ...]] = []
         for work, unit in ours.works.items():
-            rows.append(compared(work, unit, *in_turns(reps, partial(ours.run, work), partial(theirs.run, work))))
+            sides = partial(ours.run, work), partial(theirs.run, work)
+            long = seconds(sides[0])() > SHORT
+            a, b = in_turns(reps if long else MORE * reps, *sides)
+            low, _, high = statistics.quantiles([x / y for x, y in zip(a, b, strict=True)])
+            rows.append((*compared(work, unit, a, b), f"{low:.2f} to {high:.2f}"))
             print(" | ".join(rows[-1]), flush=True)
-    note = f"{machine(1)}. Medians of {reps} rounds in which the two checkouts take turns, each in its own process."
+    note = (
+        f"{machine(1)}. Medians of {reps} rounds, {MORE * reps} of short works, in which the two checkouts take turns, "
+        "each in its own process; half of the rounds' ratios lie between the quartiles."
+    )
     place = path or results(f"bench_{part}-versions.md")
-    write_table(place, f"tools/bench_{part}.py --other", note, ("what", *names, "ratio"), rows)
+    write_table(place, f"tools/bench_{part}.py --other", note, ("what", *names, "ratio", "quartiles"), rows)
 
 
 def commit(checkout: Path) -> str:

@@ -78,7 +78,7 @@ def _thetas(
     size: tuple[int, int],
 ) -> npt.NDArray[np.float32]:
     """The terms in the recipe's order; `flips` bool[B] says who is flipped, None draws it."""
-    theta: Theta = np.tile(np.eye(2, 3), (len(stream), 1, 1))
+    theta = np.broadcast_to(np.eye(2, 3), (len(stream), 2, 3))
     for number, term in enumerate(recipe.terms):
         block = number * _BLOCKS
         if isinstance(term, Flip):

@@ -27,9 +27,10 @@ def compose(first: npt.ArrayLike, then: npt.ArrayLike) -> Theta:
     out(p) = mid(then p) = in(first (then p)). Leading axes broadcast.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(then, dtype=np.float64)
-    linear = a[..., :2] @ b[..., :2]
-    shift = a[..., :2] @ b[..., 2:] + a[..., 2:]
-    return np.concatenate([linear, shift], axis=-1)
+    # Written out, since matmul takes its time for each of many small matrices.
+    out: Theta = a[..., :, 0:1] * b[..., 0:1, :] + a[..., :, 1:2] * b[..., 1:2, :]
+    out[..., 2] += a[..., 2]
+    return out
 
 
 def invert(theta: npt.ArrayLike) -> Theta:
@@ -59,7 +60,6 @@ def phi_of(theta: npt.ArrayLike, mirrored: npt.ArrayLike) -> Theta:
 
 
 def _axes(sx: npt.ArrayLike, tx: npt.ArrayLike, sy: npt.ArrayLike, ty: npt.ArrayLike) -> Theta:
-    sx, tx, sy, ty = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (sx, tx, sy, ty)))
-    theta = np.zeros((*sx.shape, 2, 3))
+    theta = np.zeros((*np.broadcast(sx, tx, sy, ty).shape, 2, 3))
     theta[..., 0, 0], theta[..., 0, 2], theta[..., 1, 1], theta[..., 1, 2] = sx, tx, sy, ty
     return theta

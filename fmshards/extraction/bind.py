@@ -8,7 +8,6 @@ samples are made again.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 
 from fmshards import functions, store
 from fmshards.calibration import Stage
-from fmshards.errors import FormatError, MismatchError
+from fmshards.errors import FormatError, MismatchError, warn
 from fmshards.extraction.sources import Source
 from fmshards.extraction.work import found_shards
 from fmshards.model import Identities, identity_differences
@@ -85,10 +84,7 @@ def check_plan(
             raise FormatError(f"{url} is missing, which {PLAN} beside it names; replace the set with overwrite")
     if found.changed:
         some = ", ".join(found.changed[:3]) + (f" and {len(found.changed) - 3} more" if len(found.changed) > 3 else "")
-        warnings.warn(
-            f"{some}: changed since the set was begun; nothing was made from it yet, so it is used as it is now",
-            stacklevel=5,
-        )
+        warn(f"{some}: changed since the set was begun; nothing was made from it yet, so it is used as it is now")
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TextIO
@@ -15,7 +14,7 @@ from fmshards.augment import Mirror
 from fmshards.calibration import Sensitive
 from fmshards.clock import Clock
 from fmshards.codec import Rate
-from fmshards.errors import FormatError, InputError, MismatchError, StoreError
+from fmshards.errors import FormatError, InputError, MismatchError, StoreError, warn
 from fmshards.extraction.bind import Findings, check_ours, check_plan, find_plan, publish_plan, refuse, stamps_of
 from fmshards.extraction.draft import draft_plan
 from fmshards.extraction.options import Options
@@ -166,9 +165,7 @@ def run(
             if is_whole(out, manifest):
                 shown.say(f"{out}: whole already; nothing was made")
                 return manifest
-            warnings.warn(
-                f"{out} has a manifest, but shards are missing or cut short: they are made again", stacklevel=3
-            )
+            warn(f"{out} has a manifest, but shards are missing or cut short: they are made again")
             remove_manifest(out)
     work = Work(out, plan)
     try:

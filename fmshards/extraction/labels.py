@@ -5,11 +5,11 @@ Training shuffles chunks and, within a window, samples. Where a chunk holds one 
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from fmshards.errors import warn
 from fmshards.shards.fields import LABEL
 
 _FEWEST = 64  # pairs of neighbours before anything is said
@@ -56,9 +56,8 @@ class LabelRuns:
         if self._warned or not self.sorted:
             return
         self._warned = True
-        warnings.warn(
+        warn(
             f"{where}: the samples look sorted by label ({self._equal / self._pairs:.0%} of neighbours have the same "
             f"{LABEL!r}). A chunk then holds few classes, and training from the shards shuffles chunks: shuffle the "
-            "samples before they are packed",
-            stacklevel=2,
+            "samples before they are packed"
         )

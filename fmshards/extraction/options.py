@@ -36,9 +36,9 @@ class Options:
     """The options of `extract`, which says what each means. All but the source, the output and the model.
 
     Values are plain and JSON holds them (`to_json`), with one exception: a function given as `preprocess` or `recipe`.
-    None stands for what is decided later: by the set that is there, the device or the source. `of` takes what is
-    natural: a dict or texts of layers, paths, a Mirror, a torch.device, any sequence of names; it is plain afterwards.
-    Raises InputError that names the option.
+    None stands for what is decided later: by the set that is there, the device or the source; a mirror is stored. `of`
+    takes what is natural: a dict or texts of layers, paths, a Mirror, a torch.device, any sequence of names; it is
+    plain afterwards. Raises InputError that names the option.
     """
 
     layers: Mapping[str, Rate]
@@ -46,7 +46,7 @@ class Options:
     preprocess: Any = None
     recipe: Any = None
     version: str | None = None
-    mirror: str = "stored"
+    mirror: str | None = None
     views: int = 0
     sensitive: str | None = None
     calibration: int | None = None

@@ -80,7 +80,7 @@ def plan(
     speed: the trainer's samples/s, for the read bandwidth; by default what this machine would train.
     progress: as `extract` has it.
 
-    Deterministic for a seed, but for seconds and what follows from them. Raises what `extract` raises.
+    Options are the same for the same input and seed; seconds are not. Raises what `extract` raises.
     """
     began = time.perf_counter()
     budget = _budget(max_drop, max_bytes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ from torch import nn
 from fmshards.augment import Mirror, Recipe, parse_mirror, parse_recipe
 from fmshards.calibration import Sensitive, default_calibration, parse_sensitive
 from fmshards.codec import Rate
-from fmshards.errors import InputError
+from fmshards.errors import InputError, warn
 from fmshards.extraction.calibration_images import sample_count
 from fmshards.extraction.decode import Decoder, Kept, Views
 from fmshards.extraction.forward import PRECISIONS, Forward, best_memory_format
@@ -271,14 +270,12 @@ def _check_views(recipe: Recipe, views: int, sensitive: str | None) -> Sensitive
 
 def _warn(recipe: Recipe, mirror: Mirror, views: int, sensitive: Sensitive | None) -> None:
     if views % 2 and mirror.way != "none":
-        warnings.warn(
+        warn(
             f"views={views} is odd: even views show the mirror, so that flipped and unflipped come unevenly; an even "
-            "number shows both alike",
-            stacklevel=5,
+            "number shows both alike"
         )
     if recipe.flips and mirror.way == "none" and not (sensitive and sensitive.whole):
-        warnings.warn(
+        warn(
             "mirror 'none' with a flip in the recipe: training flips the stored feature itself, which is not the "
-            "feature of the flipped image; mirror 'stored' keeps that, 'mapped' computes it from the stored one",
-            stacklevel=5,
+            "feature of the flipped image; mirror 'stored' keeps that, 'mapped' computes it from the stored one"
         )

@@ -12,13 +12,12 @@ from fmshards.shards import (
     PLAN,
     LayerPlan,
     Manifest,
+    Problem,
     ShardEntry,
     check_index,
     examine_shard,
     layer_url,
     layers_differ,
-    read_chunk,
-    read_index,
     read_plan,
     served_names,
     shards_differ,
@@ -89,18 +88,16 @@ def _files(url: str, manifest: Manifest) -> Iterator[str]:
 def _examine(place: str, entry: ShardEntry, manifest: Manifest, layer: LayerPlan) -> ShardEntry:
     """The entry of a sound shard as it was found. Raises StoreError, FormatError or MismatchError for another."""
     plan = manifest.plan
-    problem, found = examine_shard(place, entry, plan.layer_members(layer.name))
-    if problem is not None or found is None:
-        raise FormatError(f"{place}: {problem}")
-    index = read_index(place, entry)
-    check_index(index, plan, layer.name, place)
-    if index.chunks:
-        first = read_chunk(place, index, 0, ())
-        served_names(first.fields, [each.name for each in plan.layers])
-        views = 0 if first.theta is None else first.theta.shape[1]
+    found = examine_shard(place, entry, plan.layer_members(layer.name))
+    if isinstance(found, Problem):
+        raise FormatError(f"{place}: {found}")
+    check_index(found.index, plan, layer.name, place)
+    if found.first is not None:
+        served_names(found.first.fields, [each.name for each in plan.layers])
+        views = 0 if found.first.theta is None else found.first.theta.shape[1]
         if views < plan.views:
             raise FormatError(f"{place}: it has thetas of {views} views, the plan says {plan.views}")
-    return found
+    return found.entry
 
 
 def _unreadable(place: str, error: StoreError) -> str:

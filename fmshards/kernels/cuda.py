@@ -6,10 +6,11 @@ Importing this imports neither torch nor triton.
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from fmshards.errors import warn
 
 if TYPE_CHECKING:
     import torch
@@ -80,10 +81,7 @@ def writes(out: torch.Tensor, kind: str) -> bool:
 def fall_back(device: torch.device, what: str, error: Exception) -> None:
     """Warn that something is done another way, since a trial of the kernels failed."""
     text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:300]
-    warnings.warn(
-        f"{what}: a trial of the kernels on {device} failed ({text}). Results are right, and slower; please report it",
-        stacklevel=4,
-    )
+    warn(f"{what}: a trial of the kernels on {device} failed ({text}). Results are right, and slower; please report it")
 
 
 def current(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from fmshards.errors import InputError, ModelError
+from fmshards.errors import InputError, ModelError, warn
 from fmshards.model.unwrap import unwrap
 from fmshards.model.weights import is_file, load_weights
 
@@ -71,10 +71,9 @@ def load_model(name: str, weights: str | os.PathLike[str] | None = None) -> nn.M
     if weights is not None and own is None:
         load_weights(model, weights)
     if weights is None:
-        warnings.warn(
+        warn(
             f"{name} has no weights given: it is used as it is made, which mostly means random weights; "
-            "freezing those is rarely meant (give weights=)",
-            stacklevel=2,
+            "freezing those is rarely meant (give weights=)"
         )
     # Past nn.Module's bookkeeping: it is no part of the model.
     object.__setattr__(model, "_fmshards_origin", Origin(name, weights, preprocess))

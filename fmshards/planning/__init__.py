@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from fmshards.planning.estimate import Estimate, photos_needed
 from fmshards.planning.judge import SUFFIXES
-from fmshards.planning.measure import Answers, Outcome, Passage, answers, compare, fitted, through
+from fmshards.planning.measure import Answers, Outcome, Passage, answers, certainty, compare, fitted, through
 from fmshards.planning.photos import Photos
 from fmshards.planning.proposal import Proposal, options_of_file
 from fmshards.planning.survey import Budget, CutReport, Halves, Setting, survey
@@ -36,6 +36,7 @@ __all__ = [
     "Proposal",
     "Setting",
     "answers",
+    "certainty",
     "compare",
     "fitted",
     "options_of_file",

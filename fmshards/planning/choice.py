@@ -34,16 +34,15 @@ def sensible(cuts: Sequence[Cut]) -> list[Cut]:
 def choose(reports: Sequence[CutReport], named: bool) -> list[CutReport]:
     """The cuts that are proposed: those that were named, where a rate is within the budget; else one of them.
 
-    One: the deepest that pays and whose rows take no more bytes than the images; else that pays; else of the fewest
-    bytes.
+    One: the deepest whose rows take no more bytes than the images, the mirror's with them; else of the fewest bytes.
+    Seconds take no part, which differ from run to run.
     """
     fitting = [report for report in reports if report.worth is not None]
     if named or not fitting:
         return fitting
-    small = [r for r in fitting if r.worth is not None and r.worth.pays_after and (r.worth.of_photo or 0) <= 1]
-    paying = [r for r in fitting if r.worth is not None and r.worth.pays_after]
-    if small or paying:
-        return [max(small or paying, key=lambda report: report.cut.flops_before)]
+    small = [report for report in fitting if report.worth is not None and (report.worth.of_photo or 0) <= 1]
+    if small:
+        return [max(small, key=lambda report: report.cut.flops_before)]
     return [min(fitting, key=lambda report: report.worth.bytes if report.worth else 0)]
 
 
@@ -105,7 +104,7 @@ def _of(report: CutReport, budget: Budget) -> list[str]:
     if not report.told and report.needed is not None and budget.drop is not None:
         notes.append(
             f"{report.cut.name}: {report.photos} photos do not tell a drop of {trial.outcome.drop.percent()} from the "
-            f"budget of {100 * budget.drop:g}%; about {report.needed:,} would (samples)"
+            f"budget of {100 * budget.drop:g}%; about {float(f'{report.needed:.2g}'):,.0f} would (--samples)"
         )
     if worth.pays_after is None or worth.why.count(";"):
         notes.append(f"{report.cut.name}: {worth.why}")

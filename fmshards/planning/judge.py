@@ -29,11 +29,14 @@ class Judge(Protocol):
 class TrainedSuffix:
     """The network's own rest, which goes on being trained or is used as it is.
 
-    suffix: features to logits. features [n, *shape]: uncompressed. labels: int64 [n] where they are its classes.
+    suffix: features to logits. before: its answers to uncompressed features. labels: int64 [n] where they are its
+    classes. factor: as `compare` takes it.
     """
 
-    def __init__(self, suffix: Suffix, before: Answers, labels: torch.Tensor | None) -> None:
-        self._suffix, self._before, self._labels = suffix, before, labels
+    def __init__(
+        self, suffix: Suffix, before: Answers, labels: torch.Tensor | None, factor: float | None = None
+    ) -> None:
+        self._suffix, self._before, self._labels, self._factor = suffix, before, labels, factor
 
     def judge(self, decoded: Iterator[torch.Tensor], hopeless: Callable[[Outcome], bool]) -> Outcome:
         parts: list[Answers] = []
@@ -48,7 +51,7 @@ class TrainedSuffix:
 
     def _outcome(self, parts: list[Answers], n: int) -> Outcome:
         labels = None if self._labels is None else self._labels[:n]
-        return compare(self._before.first(n), Answers.joined(parts), labels)
+        return compare(self._before.first(n), Answers.joined(parts), labels, self._factor)
 
 
 class Probe:
@@ -59,7 +62,7 @@ class Probe:
         self.before = self._answers(features)
 
     def judge(self, decoded: Iterator[torch.Tensor], hopeless: Callable[[Outcome], bool]) -> Outcome:
-        return compare(self.before, self._answers(decoded), self._labels)
+        return compare(self.before, self._answers(decoded), self._labels, 1.0)
 
     def _answers(self, features: Iterator[torch.Tensor]) -> Answers:
         pooled = torch.cat([probe_features(x, self._spec) for x in features])

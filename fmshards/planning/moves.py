@@ -42,7 +42,7 @@ class Way:
 
 
 STORED, NONE = Way("stored", 1.0, 0), Way("none", 0.0, 0)
-WAYS = (
+WAYS: tuple[Way, ...] = (
     NONE,
     Way("mapped(kernel=1)", 0.0, 1),
     Way("mapped(kernel=3)", 0.0, 3),
@@ -69,10 +69,10 @@ class Moved:
 
     @property
     def worse_than_still(self) -> bool:
-        """Whether moving the feature is further from the moved image's answers than not moving it."""
+        """Whether moving the feature is further from the moved image's answers than not moving it, by its error."""
         if self.outcome is None or self.still is None:
             return False
-        return self.outcome.drop.value > self.still.drop.value
+        return self.outcome.drop.value > self.still.drop.value + self.still.drop.error
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -115,11 +115,12 @@ def measure_moves(
     device: torch.device,
     seed: int,
     stage: Stage,
+    factor: float | None = None,
 ) -> dict[str, Moves]:
     """For each layer of `specs` what the recipe's terms do, each by itself, on photos that no map was fitted to.
 
     A crop is measured as the recipe has it and by whole cells of the coarsest layer. Features are not kept: memory is
-    that of a batch. Deterministic for a seed. stage: told of photos done.
+    that of a batch. Deterministic for a seed. stage: told of photos done. factor: as `compare` takes it.
     """
     size, kinds = photos.size, {}
     fit, judge = _parts(len(photos))
@@ -132,7 +133,7 @@ def measure_moves(
             kinds[str(Recipe((chosen,)))] = fresh_theta(
                 Recipe((chosen,)), seed, 0, judge, [False], size, references=("base",)
             )
-    run = _Run(photos, prefix, suffixes, specs, device, grids, fills, stage)
+    run = _Run(photos, prefix, suffixes, specs, device, grids, fills, stage, factor)
     maps = run.fit(fit) if recipe.flips else {}
     return run.judge(judge, kinds, maps, recipe.flips)
 
@@ -171,6 +172,7 @@ class _Run:
     grids: Mapping[str, Grid]
     fills: Mapping[str, torch.Tensor]
     stage: Stage
+    factor: float | None
 
     def fit(self, chosen: Sequence[int]) -> dict[str, _Mirrors]:
         """Maps by least squares; the channels stored are those that a 1 x 1 map gets most wrong."""
@@ -286,8 +288,8 @@ class _Run:
             found = Moved(
                 what,
                 None if not sums.error else 10 * float(np.log10(sums.error / max(sums.energy, 1e-300))),
-                None if known is None else compare(known, Answers.joined(sums.answers)),
-                None if known is None else compare(known, Answers.joined(still)),
+                None if known is None else compare(known, Answers.joined(sums.answers), None, self.factor),
+                None if known is None else compare(known, Answers.joined(still), None, self.factor),
                 statistics.median(sums.seconds),
                 0 if weight is None else weight.numel() * (self.specs[name].values // self.specs[name].channels),
             )

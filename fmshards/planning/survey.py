@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from fmshards.augment import Mirror, Recipe
+from fmshards.augment import Mirror, Recipe, parse_mirror
 from fmshards.calibration import FeaturesOf
 from fmshards.codec import ladders, row_bytes_at
 from fmshards.errors import InputError
 from fmshards.model import Cut
 from fmshards.planning.estimate import photos_needed
 from fmshards.planning.judge import Judge, Probe, TrainedSuffix, can_probe, labels_are_its_own
-from fmshards.planning.measure import Answers, Outcome, Passage, Suffix, fitted, through
+from fmshards.planning.measure import Answers, Outcome, Passage, Suffix, certainty, fitted, through
 from fmshards.planning.moves import NONE, STORED, WAYS, Moves, Stage, Way, measure_moves
 from fmshards.planning.photos import Photos
 from fmshards.planning.search import Found, Trial, best, smallest
@@ -29,6 +29,8 @@ from fmshards.planning.worth import Seconds, Worth, worth
 _LEAST_SPLIT = 64  # photos from which codecs are fitted to some of them and judged on the others
 _FIT_EVERY = 6
 _MIRROR_DROP = 0.02  # of a mirror beside the stored one: it only augments
+_ASKED = 128  # photos by which the network is asked whether the labels are its classes
+_ALL_LOST = "each answer that changes counts as lost"
 _TOLD = 2.0  # standard errors between a drop and the budget
 
 
@@ -75,12 +77,14 @@ class Setting:
 @dataclass(frozen=True)
 class Judged:
     """How features are judged. by: "suffix", the rest of the network, or "probe". why: in a sentence. own: whether the
-    labels are the network's classes. logits: whether the network gives any."""
+    labels are the network's classes. logits: whether the network gives any. factor: by which these become
+    probabilities that hold, None where nothing tells."""
 
     by: str
     why: str
     own: bool
     logits: bool
+    factor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ class CutReport:
 def survey(
     setting: Setting, cuts: Sequence[Cut], stage: Stage, rates_only: bool = False
 ) -> tuple[Judged, list[CutReport]]:
-    """Measure each of `cuts`. rates_only: no moves and no worth, for who has decided on them.
+    """Measure each of `cuts`. rates_only: nothing is moved, for who has decided on recipe and mirror.
 
     Deterministic for a seed, but for seconds. Raises InputError where nothing can judge features, and what codecs
     raise for values that they cannot hold.
@@ -136,34 +140,39 @@ def survey(
         suffixes = {cut.name: setting.halves(cut).suffix if judged.logits else None for cut in cuts}
         specs = {cut.name: cut.spec for cut in cuts}
         run = setting.prefix_of(cuts)
-        moves = measure_moves(setting.photos, run, suffixes, specs, setting.recipe, setting.device, setting.seed, stage)
+        moves = measure_moves(
+            setting.photos, run, suffixes, specs, setting.recipe, setting.device, setting.seed, stage, judged.factor
+        )
     return judged, [_Survey(setting, cut, judged, stage).report(moves.get(cut.name)) for cut in cuts]
 
 
 def _how(setting: Setting, cut: Cut) -> Judged:
     """How features are judged, found out at the deepest cut, where features are small."""
-    photos, labels = setting.photos, setting.photos.labels
+    photos, labels, n = setting.photos, setting.photos.labels, min(len(setting.photos), _ASKED)
     halves = setting.halves(cut)
     parts: list[Answers] = []
     logits = True
     with torch.no_grad():
-        for start in range(0, len(photos), setting.batch):
-            x = photos.base(range(start, min(start + setting.batch, len(photos)))).to(setting.device)
+        for start in range(0, n, setting.batch):
+            x = photos.base(range(start, min(start + setting.batch, n))).to(setting.device)
             found: Any = halves.suffix(halves.prefix(x))
             logits = isinstance(found, torch.Tensor) and found.dim() == 2 and found.shape[1] > 1
             if not logits or labels is None:
                 break
             parts.append(Answers.of(found))
     before = Answers.joined(parts) if parts and logits else None
-    own = before is not None and labels is not None and labels_are_its_own(before, labels)
+    own = before is not None and labels is not None and labels_are_its_own(before, labels[:n])
     if setting.suffix == "trained" and not logits:
         raise InputError("suffix is 'trained', but the network gives no logits [photos, classes] that could be judged")
     if setting.suffix == "fresh" and not can_probe(labels):
         raise InputError("suffix is 'fresh', but the sample has too few labels for a probe: 16 photos of two classes")
     if setting.suffix == "trained" or (setting.suffix == "auto" and own):
-        right = "" if before is None or labels is None else f" ({_share(before, labels)} of the sample right)"
+        right = "" if before is None or labels is None else f" ({_share(before, labels[:n])} of {n} right)"
         said = "as was said" if setting.suffix == "trained" else "the labels are its classes"
-        return Judged("suffix", f"judged by the network's own rest: {said}{right}", own, True)
+        if own and before is not None and labels is not None:
+            factor = certainty(before, labels[:n])
+            return Judged("suffix", f"judged by the network's own rest: {said}{right}", True, True, factor)
+        return Judged("suffix", f"judged by the network's own rest: {said}{right}; {_ALL_LOST}", False, True)
     if can_probe(labels):
         said = (
             "the rest is to be trained anew, as was said"
@@ -172,7 +181,7 @@ def _how(setting: Setting, cut: Cut) -> Judged:
         )
         return Judged("probe", f"judged by a linear probe on pooled features, as a stand-in: {said}", False, logits)
     if logits:
-        return Judged("suffix", "judged by the network's own rest: no labels say that it is not trained", False, True)
+        return Judged("suffix", f"judged by the network's own rest: no labels are there; {_ALL_LOST}", False, True)
     raise InputError(
         "nothing can judge features here: the network gives no logits [photos, classes], and the sample has no labels "
         "of two classes; give labels (a field cls, class folders), or choose rates by hand"
@@ -222,7 +231,9 @@ class _Survey:
         setting, batches = self.setting, self._timed()
         if self.judged.by == "suffix":
             before = Answers.joined(list(batches))
-            return TrainedSuffix(self.halves.suffix, before, self.labels if self.judged.own else None)
+            return TrainedSuffix(
+                self.halves.suffix, before, self.labels if self.judged.own else None, self.judged.factor
+            )
         if self.judged.logits:
             next(batches)
         assert self.labels is not None  # `_how` has looked
@@ -278,7 +289,7 @@ class _Survey:
         if self.setting.mirror is not None:
             asked = str(self.setting.mirror)
             return next((way for way in (STORED, *WAYS) if way.text == asked), replace(STORED, text=asked))
-        for way in sorted(WAYS, key=lambda way: way.stored):
+        for way in sorted(filter(_can_be_made, WAYS), key=lambda way: way.stored):
             moved = moves.flips.get(way.text) if moves is not None else None
             if moved is not None and moved.outcome is not None and moved.outcome.drop.value <= _MIRROR_DROP:
                 return way
@@ -335,6 +346,15 @@ class _Survey:
         return worth(
             chosen.bytes, way.stored, photos.bytes, photos.total, self.cut.flops_before, took, self.setting.speed
         )
+
+
+def _can_be_made(way: Way) -> bool:
+    """Whether a set can have this mirror: more ways are measured than are made."""
+    try:
+        parse_mirror(way.text)
+    except InputError:
+        return False
+    return True
 
 
 def _wait(x: Any) -> None:

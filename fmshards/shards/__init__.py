@@ -54,7 +54,7 @@ from fmshards.shards.sets import (
     write_plan,
 )
 from fmshards.shards.values import field_value
-from fmshards.shards.verify import entry_of, examine_shard, verify_shard
+from fmshards.shards.verify import Problem, entry_of, examine_shard, verify_shard
 from fmshards.shards.whole import check_layers_agree, layers_differ, make_manifest, shards_differ
 from fmshards.shards.writer import ShardWriter
 
@@ -71,6 +71,7 @@ __all__ = [
     "LayerPlan",
     "Manifest",
     "Plan",
+    "Problem",
     "ShardEntry",
     "ShardIndex",
     "ShardWriter",

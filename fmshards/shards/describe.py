@@ -10,7 +10,7 @@ from fmshards import store
 from fmshards.shards.layer import LayerPlan
 from fmshards.shards.manifest import Manifest
 from fmshards.shards.plan import Plan
-from fmshards.shards.sets import MANIFEST, layer_url, read_manifest, read_plan, set_url
+from fmshards.shards.sets import MANIFEST, missing_shards, read_manifest, read_plan, set_url
 
 
 def inspect(url: str | os.PathLike[str]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def inspect(url: str | os.PathLike[str]) -> dict[str, Any]:
     if store.exists(store.join(place, MANIFEST)):
         return describe(read_manifest(place))
     plan = read_plan(place)
-    return {**_plan(plan), "layers": [_layer(layer) for layer in plan.layers], "missing": _missing(place, plan)}
+    return {**_plan(plan), "layers": [_layer(layer) for layer in plan.layers], "missing": missing_shards(place, plan)}
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
@@ -61,11 +61,6 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "options": plan.options,
         "provenance": plan.provenance,
     }
-
-
-def _missing(url: str, plan: Plan) -> dict[str, int]:
-    wanted = {f"{shard.name}.tar" for shard in plan.inputs}
-    return {layer.name: len(wanted.difference(store.list_names(layer_url(url, layer.name)))) for layer in plan.layers}
 
 
 def _layer(layer: LayerPlan) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fmshards.errors import FormatError, InputError
+from fmshards.errors import CorruptError, FormatError, InputError
 from fmshards.shards.limits import DEPTH, JSON_VALUES, VERSION
 from fmshards.shards.values import too_deep
 
@@ -41,7 +41,8 @@ def plain(value: Any, what: str) -> Any:
 
 
 def loads(data: bytes, where: str) -> Any:
-    """Parse strict JSON: no NaN or infinity, no repeated keys. Raises FormatError."""
+    """Parse strict JSON: no NaN or infinity, no repeated keys. Raises FormatError, and where it is no JSON the
+    CorruptError that it is."""
     try:
         check_values(data, JSON_VALUES)
         value = json.loads(data.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
@@ -50,7 +51,7 @@ def loads(data: bytes, where: str) -> Any:
     except RecursionError:
         raise FormatError(f"{where}: nested too deeply") from None
     except (ValueError, InputError) as error:
-        raise FormatError(f"{where}: not valid JSON: {error}") from None
+        raise CorruptError(f"{where}: not valid JSON: {error}") from None
     return value
 
 

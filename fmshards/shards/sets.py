@@ -55,15 +55,31 @@ def read_plan(set_url: str) -> Plan:
 
 
 def read_manifest(set_url: str) -> Manifest:
-    """The manifest of the whole set at `set_url`. Raises FormatError where there is no set or it is not whole."""
+    """The manifest of the whole set at `set_url`. Raises FormatError where there is no set or it is not whole, saying
+    how much is missing."""
     url = store.join(set_url, MANIFEST)
     if not store.exists(url):
         if store.exists(store.join(set_url, PLAN)):
+            plan = read_plan(set_url)
+            missing = sum(missing_shards(set_url, plan).values())
+            what = f"{missing} of its {len(plan.inputs) * len(plan.layers)} shards are missing" if missing else ""
             raise FormatError(
-                f"{set_url}: the set is not whole: extraction has not finished; run the same extract again"
+                f"{set_url}: the set is not whole: {what or 'it has all shards, but no manifest.json yet'}; run the "
+                "same extract again, which goes on with it"
             )
         raise FormatError(f"no shard set here: neither plan.json nor manifest.json is at {set_url}; check the path")
-    return Manifest.from_bytes(store.read_small(url, limits.MANIFEST_BYTES), url)
+    try:
+        return Manifest.from_bytes(store.read_small(url, limits.MANIFEST_BYTES), url)
+    except CorruptError as error:
+        raise CorruptError(f"{error}; remove it and run the same extract, which makes it from the shards") from None
+
+
+def missing_shards(set_url: str, plan: Plan) -> dict[str, int]:
+    """For each layer, how many of its shards are not there: one listing of its folder, no shard is opened."""
+    wanted = {f"{shard.name}.tar" for shard in plan.inputs}
+    return {
+        layer.name: len(wanted.difference(store.list_names(layer_url(set_url, layer.name)))) for layer in plan.layers
+    }
 
 
 def write_plan(set_url: str, plan: Plan) -> bool:

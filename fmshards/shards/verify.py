@@ -38,6 +38,15 @@ class Problem:
         return f"{self.member}, bytes {self.start} to {self.end}: {self.what}"
 
 
+@dataclass(frozen=True)
+class Walked:
+    """A shard read from start to end: its entry, which carries the digest of its samples, its index, its first meta."""
+
+    entry: ShardEntry
+    index: ShardIndex
+    first: Meta | None
+
+
 class _Bad(Exception):
     def __init__(self, member: str, start: int, end: int, what: str) -> None:
         super().__init__(what)
@@ -52,23 +61,23 @@ def verify_shard(url: str, entry: ShardEntry, codecs: Mapping[str, Codec] | None
     filter undone, and that the fields can be decoded. Memory: one meta, index or member. Raises StoreError where the
     shard cannot be read.
     """
-    return examine_shard(url, entry, codecs)[0]
+    found = examine_shard(url, entry, codecs)
+    return found if isinstance(found, Problem) else None
 
 
-def examine_shard(
-    url: str, entry: ShardEntry, codecs: Mapping[str, Codec] | None = None
-) -> tuple[Problem | None, ShardEntry | None]:
-    """As `verify_shard`, with the entry as it was found: it carries the digest of the samples."""
+def examine_shard(url: str, entry: ShardEntry, codecs: Mapping[str, Codec] | None = None) -> Walked | Problem:
+    """As `verify_shard`, with what was found where the shard is sound."""
     try:
-        found, _ = _walk(url, codecs, entry.index_offset)
+        walked = _walk(url, codecs, entry.index_offset)
     except _Bad as bad:
-        return bad.problem, None
+        return bad.problem
+    found = walked.entry
     if found != entry:
         ours, theirs = found.__dict__, entry.__dict__
         name = next(k for k in theirs if ours[k] != theirs[k])
         what = f"{name} is {ours[name]}, the manifest says {theirs[name]}: it is a sound shard, but another one"
-        return Problem("the whole shard", 0, found.bytes, what), found
-    return None, found
+        return Problem("the whole shard", 0, found.bytes, what)
+    return walked
 
 
 def entry_of(url: str, plan_digest: str, layer: str) -> ShardEntry | None:
@@ -76,9 +85,10 @@ def entry_of(url: str, plan_digest: str, layer: str) -> ShardEntry | None:
     if not store.exists(url):
         return None
     try:
-        entry, index = _walk(url, None, None)
+        walked = _walk(url, None, None)
     except _Bad:
         return None
+    entry, index = walked.entry, walked.index
     mine = (index.plan, index.layer) == (plan_digest, layer) and url.rsplit("/", 1)[-1] == entry.name
     return entry if mine else None
 
@@ -96,7 +106,7 @@ class _Tape:
         return data
 
 
-def _walk(url: str, codecs: Mapping[str, Codec] | None, index_offset: int | None) -> tuple[ShardEntry, ShardIndex]:
+def _walk(url: str, codecs: Mapping[str, Codec] | None, index_offset: int | None) -> Walked:
     """What the shard at `url` is, byte by byte; `index_offset` only helps to name what is bad."""
     chunks: list[ChunkIndex] = []
     metas: list[Meta] = []
@@ -128,7 +138,7 @@ def _walk(url: str, codecs: Mapping[str, Codec] | None, index_offset: int | None
         digest = tape.sha256.hexdigest()
     kinds = Kinds.of(metas[0].fields) if metas else None
     entry = ShardEntry(f"{index.shard}.tar", index.samples, tape.at, digest, offset, size, samples.hexdigest(), kinds)
-    return entry, index
+    return Walked(entry, index, metas[0] if metas else None)
 
 
 def _chunk(

@@ -65,9 +65,7 @@ class _GuardedReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with guard("read", self._url):
-            data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+            return int(self._file.readinto(buffer))
 
     def close(self) -> None:
         if not self.closed:

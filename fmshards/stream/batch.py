@@ -94,5 +94,5 @@ def batch_of(
     batch["theta"] = torch.from_numpy(theta)
     batch["view"] = torch.from_numpy(columns["view"])
     batch["mirrored"] = torch.from_numpy(mirrored)
-    batch["valid"] = torch.ones(count, dtype=torch.bool) if valid is None else torch.from_numpy(valid.copy())
+    batch["valid"] = torch.from_numpy(np.ones(count, np.bool_) if valid is None else valid.copy())
     return batch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
-from fmshards.errors import InputError
+from fmshards.errors import InputError, warn
 from fmshards.place import check_rank, current_rank
 from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, read_ahead
 from fmshards.stream import order
@@ -212,21 +211,18 @@ class FeatureDataset(IterableDataset[Batch]):
     ) -> Iterator[tuple[int, Combination]]:
         """The chunks of `stretches` and what each shows; a stretch is put into `laid` before its first chunk comes."""
         shown = self.catalog.combinations
+        drawn = order.Combinations(len(shown), self.seed, epoch)
         for stretch in stretches:
             laid.append(stretch)
             for chunk in stretch.chunk.tolist():
-                if self.augment:
-                    yield chunk, shown[order.combination(chunk, len(shown), self.seed, epoch)]
-                else:
-                    yield chunk, PLAIN
+                yield chunk, shown[drawn.of(chunk)] if self.augment else PLAIN
 
     def _tell_of_dropped(self) -> None:
         if self.dropped > _MUCH * self.catalog.manifest.samples:
-            warnings.warn(
+            warn(
                 f"{self.catalog.url}: each epoch leaves out {self.dropped} of {self.catalog.manifest.samples} samples "
                 f"(other ones each time): they do not fill a batch of {self.batch_size}; a smaller batch_size leaves "
-                "out fewer",
-                stacklevel=3,
+                "out fewer"
             )
 
     def _job(self, workers: int) -> Job:

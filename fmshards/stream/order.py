@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
+_AT_ONCE = 256  # chunks whose combinations are drawn together
+
 
 @dataclass(frozen=True)
 class Deal:
@@ -115,17 +117,29 @@ def chunk_order(chunks: int, seed: int, epoch: int) -> Ints:
     return np.argsort(_generator("chunks", seed, epoch).random_raw(chunks), kind="stable")
 
 
-def combination(chunk: int, count: int, seed: int, epoch: int) -> int:
-    """Which of `count` (reference, view) combinations a chunk shows in this epoch.
+class Combinations:
+    """Which of `count` (reference, view) combinations each chunk shows in an epoch.
 
-    Drawn without replacement: in each block of `count` epochs a chunk shows each combination once, in an order
-    drawn from (seed, block, chunk).
+    Drawn without replacement: in each block of `count` epochs a chunk shows each combination once, in an order drawn
+    from (seed, block, chunk). Chunks are drawn _AT_ONCE at a time, when the first of them is asked for: two bytes each.
     """
-    if count == 1:
-        return 0
-    before, skip = divmod(chunk * count, 4)  # Philox makes four numbers at a time
-    keys = _generator("combinations", seed, epoch // count, before=before).random_raw(skip + count)[skip:]
-    return int(np.argsort(keys, kind="stable")[epoch % count])
+
+    def __init__(self, count: int, seed: int, epoch: int) -> None:
+        self._count, self._seed, self._epoch = count, seed, epoch
+        self._drawn: dict[int, NDArray[np.uint16]] = {}
+
+    def of(self, chunk: int) -> int:
+        """The number of the combination, below `count`, that a chunk shows."""
+        if self._count == 1:
+            return 0
+        part, at = divmod(chunk, _AT_ONCE)
+        if part not in self._drawn:
+            numbers = _AT_ONCE * self._count
+            # Philox makes four numbers at a time, and four divides _AT_ONCE.
+            random = _generator("combinations", self._seed, self._epoch // self._count, before=part * numbers // 4)
+            turns = np.argsort(random.random_raw(numbers).reshape(_AT_ONCE, self._count), axis=1, kind="stable")
+            self._drawn[part] = turns[:, self._epoch % self._count].astype(np.uint16)
+        return int(self._drawn[part][at])
 
 
 def training(

@@ -87,9 +87,9 @@ class ChunkDecoder:
         if name not in catalog.shard_names:
             raise InputError(f"{url}: the manifest of {catalog.url} has no shard {name}; check the URL")
         shown = catalog.combinations
+        drawn = order.Combinations(len(shown), self.seed, epoch)
         for chunk in catalog.chunks_of(catalog.shard_names.index(name)):
-            drawn = order.combination(chunk, len(shown), self.seed, epoch) if self.augment else 0
-            combination = shown[drawn] if self.augment else PLAIN
+            combination = shown[drawn.of(chunk)] if self.augment else PLAIN
             columns = chunk_columns(fetcher.fetch(chunk, combination), [layer.name for layer in catalog.layers])
             for at in range(0, len(columns[KEYS]), _AT_ONCE):
                 part = {key: column[at : at + _AT_ONCE].copy() for key, column in columns.items()}

@@ -142,8 +142,9 @@ def test_function_command_and_options_are_one() -> None:
     """Each option stands in three places, the function's signature, the command and `Options`: they agree."""
     function = inspect.signature(extract).parameters
     given = {name: p.default for name, p in function.items() if name not in inspect.signature(run).parameters}
-    assert given == {**DEFAULTS, "layers": inspect.Parameter.empty}
+    assert given.pop("plan") is None
+    assert given == {**DEFAULTS, "layers": None}
     asked = command.make_context("extract", ["in", "out", "--model", "m", "--layer", "a:4"]).params
     words = {name: value for name, value in asked.items() if name not in ("source", "out", "model", "as_json")}
-    assert (words.pop("layers"), words.pop("overwrite")) == (("a:4",), False)
+    assert (words.pop("layers"), words.pop("overwrite"), words.pop("plan")) == (("a:4",), False, None)
     assert words == {name: value for name, value in DEFAULTS.items() if name not in ("layers", "version")}

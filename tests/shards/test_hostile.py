@@ -352,7 +352,10 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no shard set here"):
         read_manifest(root)
     write_plan(root, PLAN)
-    with pytest.raises(FormatError, match="not whole: extraction has not finished; run the same extract again"):
+    with pytest.raises(FormatError, match=r"not whole: (\d+) of its \1 shards are missing; run the same extract again"):
+        read_manifest(root)
+    (tmp_path / "manifest.json").write_text('{"half":')
+    with pytest.raises(CorruptError, match=r"not valid JSON: .* remove it and run the same extract, which makes it"):
         read_manifest(root)
     with pytest.raises(InputError, match="no layer 'layer3'; it has layer2"):
         read_plan(root).layer("layer3")

@@ -165,8 +165,9 @@ def test_a_dropped_tail_is_announced(plain: BuiltSet) -> None:
     assert "drops 1 samples an epoch" in repr(few)
     with pytest.warns(UserWarning, match=r"leaves out 9 of 73 samples .*do not fill a batch of 64"):
         assert FeatureDataset(plain.url, batch_size=64).dropped == 9
-    with pytest.warns(UserWarning, match="leaves out 9 of 73 samples"):
+    with pytest.warns(UserWarning, match="leaves out 9 of 73 samples") as told:
         loader(plain.url, 32, num_workers=0, rank=1, ranks=2)
+    assert told[0].filename == __file__  # the user's own line, not one of the package
 
 
 def test_augment_off_shuffles_and_nothing_else(flipped: BuiltSet) -> None:

@@ -187,7 +187,7 @@ def test_the_order_is_fixed_for_ever() -> None:
     sizes = np.array([4, 4, 2, 4, 1], np.int64)
     assert carry_out(order.training(Deal(15, 4, 4, 1, 2, 2), sizes, 5, 1)).ids(sizes) == FIXED_ROWS
     assert order.chunk_order(10, 5, 1).tolist() == FIXED_CHUNKS
-    assert [order.combination(chunk, 3, 5, 1) for chunk in range(8)] == FIXED_COMBINATIONS
+    assert [order.Combinations(3, 5, 1).of(chunk) for chunk in range(8)] == FIXED_COMBINATIONS
 
 
 FIXED_ROWS = [[14, 8, 5, 6], [9, 11, 4, 13], [10, 12, 0, 7]]
@@ -197,8 +197,11 @@ FIXED_COMBINATIONS = [0, 0, 2, 1, 2, 1, 1, 0]
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_combinations_are_drawn_without_replacement(count: int) -> None:
-    shown = np.array([[order.combination(c, count, 9, e) for c in range(50)] for e in range(4 * count)])
-    expected = np.stack([reference_order.combinations(50, count, 9, e) for e in range(4 * count)])
+    drawn = [order.Combinations(count, 9, e) for e in range(4 * count)]
+    shown = np.array([[epoch.of(c) for c in range(50)] for epoch in drawn])
+    expected = np.stack([reference_order.combinations(600, count, 9, e) for e in range(4 * count)])
+    assert [[epoch.of(c) for c in (599, 256, 255)] for epoch in drawn] == expected[:, [599, 256, 255]].tolist()
+    expected = expected[:, :50]
     assert np.array_equal(shown, expected)
     for block in range(4):
         part = np.sort(shown[block * count : (block + 1) * count], axis=0)

@@ -57,6 +57,8 @@ def _named(where: str) -> list[str]:
             return list(found)
         if path is not None:
             raise InputError(f"{where}: holds no shard set (no plan.json); expected one, or a file of names")
+    if not store.exists(where):
+        raise InputError(f"classes: {where} does not exist; expected a file of class names, or a shard set")
     data = store.read_small(where, _LARGEST)
     try:
         lines = data.decode("utf-8-sig").split("\n")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fmshards.errors import InputError
+from fmshards.errors import InputError, warn
 from fmshards.extraction.sources.base import IMAGE_EXTENSIONS, Item, Sample
 from fmshards.extraction.sources.classes import check_known
 from fmshards.extraction.sources.content import files_content
@@ -141,10 +140,9 @@ def _classes(root: Path, found: Scan, given: tuple[str, ...] | None) -> tuple[st
         check_known(sorted(counts), given, str(root))
     empty = sorted(name for name in found.folders if not counts[name] and (given is None or name in given))
     if empty:
-        warnings.warn(
+        warn(
             f"{root}: {len(empty)} of {len(found.folders)} class folders hold no image: {', '.join(empty[:10])}"
-            f"{' ...' if len(empty) > 10 else ''}; each keeps its number, as the others do",
-            stacklevel=3,
+            f"{' ...' if len(empty) > 10 else ''}; each keeps its number, as the others do"
         )
     return given or tuple(sorted(found.folders))
 

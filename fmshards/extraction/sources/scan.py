@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fmshards.errors import InputError
+from fmshards.errors import InputError, warn
 from fmshards.extraction.sources.base import IMAGE_EXTENSIONS
 
 Seen = tuple[int, str]
@@ -86,16 +85,14 @@ def is_image(path: str) -> bool:
 def warn_left_out(root: Path, found: Scan) -> None:
     """One warning for files that are no images, one for links to what is read already."""
     if found.others:
-        warnings.warn(
+        warn(
             f"{root}: {len(found.others)} files are no images by their extension, such as {min(found.others)!r}; left "
-            "out",
-            stacklevel=2,
+            "out"
         )
     if found.again:
-        warnings.warn(
+        warn(
             f"{root}: {len(found.again)} links lead to folders that are read already or hold this one, such as "
-            f"{min(found.again)!r}; left out, so that no image comes twice",
-            stacklevel=2,
+            f"{min(found.again)!r}; left out, so that no image comes twice"
         )
 
 
@@ -118,10 +115,9 @@ def archives(root: Path) -> list[str]:
             f"folder to read the images, or name the tars ({str(root / '*.tar')!r}) to read these"
         )
     if tars and packed:
-        warnings.warn(
+        warn(
             f"{root}: {len(packed)} tars packed with gzip lie beside plain ones, such as {packed[0]!r}; left out: name "
-            "all tars to read them too",
-            stacklevel=3,
+            "all tars to read them too"
         )
     return [str(root / name) for name in tars or packed]
 

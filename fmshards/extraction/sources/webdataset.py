@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fmshards import store
-from fmshards.errors import InputError
+from fmshards.errors import InputError, warn
 from fmshards.extraction.sources.base import Item, Sample
 from fmshards.extraction.sources.classes import check_label
 from fmshards.extraction.sources.content import DigestReader, file_content, size_and_stamp
@@ -149,8 +148,7 @@ def _groups(stream: DigestReader, url: str) -> Iterator[tuple[str, dict[str, byt
     if members:
         yield key, members, after
     if skipped:
-        warnings.warn(
+        warn(
             f"{url}: {len(skipped)} members have no key and extension in their names, such as {skipped[0]!r}; "
-            "they belong to no sample and were left out",
-            stacklevel=2,
+            "they belong to no sample and were left out"
         )
