@@ -12,6 +12,7 @@ from typing import Any
 
 from fmshards.codec.base import Codec, RowCodec, Sample
 from fmshards.codec.feature import FeatureSpec
+from fmshards.codec.dct.codec import DctCodec
 from fmshards.codec.integer.codec import IntCodec
 from fmshards.codec.integer.steps import Steps
 from fmshards.codec.members import FILTERS
@@ -21,7 +22,7 @@ from fmshards.errors import FormatError, InputError
 
 Rate = str | float
 
-_CODECS: dict[str, type[RowCodec]] = {codec.name: codec for codec in (ZfpCodec, IntCodec, RawCodec)}
+_CODECS: dict[str, type[RowCodec]] = {codec.name: codec for codec in (ZfpCodec, IntCodec, DctCodec, RawCodec)}
 
 
 def register(codec: type[RowCodec]) -> type[RowCodec]:

@@ -1,4 +1,5 @@
 import json, math, pathlib, struct, zlib, msgpack, numpy as np, zfpy, zstandard  # noqa: E401, I001  # 40 lines
+from tests.shards.dct40 import features  # "dct", 30 lines more
 from tests.shards.layout40 import places  # "Layout", 15 lines more
 
 
@@ -13,7 +14,7 @@ def decode(codec, data, n):  # "Codecs": the bytes of a member -> float32 [n, *s
     block = codec.get("block_bits", 32 if codec.get("dtype") == "fp32" else 16)  # bits of a zfp block or of a raw value
     if "filter" in codec:  # "Filter": a frame of all items' first bytes, then their second ones ...
         data = {"zstd": zstandard.decompress}[codec["filter"]](data)
-        item = bits // math.gcd(bits, 8) if codec["codec"] == "int" else block // 8
+        item = {"int": bits // math.gcd(bits, 8), "dct": 1}.get(codec["codec"], block // 8)
         whole = len(data) // item * item
         data = np.frombuffer(data[:whole], "u1").reshape(item, -1).T.tobytes() + data[whole:]
     if codec["codec"] == "raw":
@@ -26,6 +27,8 @@ def decode(codec, data, n):  # "Codecs": the bytes of a member -> float32 [n, *s
         each = np.unpackbits(rows[:, head:].reshape(n, runs, -1), 2, math.prod(shape) // runs * bits, "little")
         x = scale * (each.reshape(n, runs, -1, bits) @ (1 << np.arange(bits))).astype("<f4") + offset
         x = x if kind in ("map", "vector") else x.swapaxes(1, 2)
+    elif codec["codec"] == "dct":
+        x = features(codec, np.frombuffer(data, "u1").reshape(n, -1))
     else:
         place, size = places(codec["spec"], codec["order"])
         assert len(data) == -(-n * size * block // 4096) * 8  # zfpy trusts us

@@ -1,0 +1,128 @@
+"""The tables of `dct`, fitted to features of the calibration sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fmshards.codec.base import Floats
+from fmshards.codec.check import check_batch
+from fmshards.codec.dct import engine, on_numpy
+from fmshards.codec.dct.blocks import SEGMENT, Blocks, steps
+from fmshards.codec.dct.events import EVENTS, STATES, Codes
+from fmshards.codec.dct.tables import KINDS, MOST_MEAN, Arrays, Tables, arrays, code_of, usual, usual_counts
+from fmshards.codec.feature import FeatureSpec
+from fmshards.errors import CodecError
+
+if TYPE_CHECKING:
+    import torch
+
+_KEPT_VALUES = 1 << 22  # 16 MB as float32
+_ROUNDS = 3
+_USUAL = 16.0  # events' worth of what is usual, in each state
+_POWER = 0.25  # of deviations, see tools/results/check_transforms.md
+
+
+@dataclass
+class DctSample:
+    """Whole features of some samples, evenly spread among `samples`, of about 4 million values in all; 8 at least."""
+
+    spec: FeatureSpec
+    samples: int
+    _kept: list[Floats] = field(default_factory=list)
+    _seen: int = 0
+
+    def add(self, x: torch.Tensor | npt.NDArray[Any]) -> None:
+        """Look at a batch, floating-point [B, *shape]. Raises CodecError for another shape and for values not finite."""
+        check_batch(x, self.spec)
+        most = max(8, _KEPT_VALUES // self.spec.values)
+        share = min(1.0, most / max(self.samples, 1))
+        for i in range(len(x)):
+            if int((self._seen + 1) * share) > int(self._seen * share):
+                one = x[i] if isinstance(x, np.ndarray) else x[i].detach().float().cpu().numpy()
+                if not np.isfinite(one).all():
+                    raise CodecError(f"cannot fit dct: a value of sample {self._seen} is not finite")
+                self._kept.append(np.array(one, np.float32))
+            self._seen += 1
+
+    def features(self, channels: Sequence[int] | None) -> Floats:
+        """float32 [n, *shape], of these channels or all. Raises CodecError for an empty sample."""
+        if not self._kept:
+            raise CodecError("cannot fit dct: the sample is empty")
+        kept = np.stack(self._kept)
+        return kept if channels is None else np.take(kept, list(channels), self.spec.channel_axis + 1)
+
+
+def fit_tables(x: Floats, spec: FeatureSpec, row_bytes: int) -> Tables:
+    """The tables for rows of so many bytes, from features x [n, *shape].
+
+    Gains go with a power of channels' deviations: errors that are small beside a channel's own values matter less.
+    Codes, shifts and means come from rows that are written with the tables that there are, a few times: which events
+    there are depends on the steps, and these on the codes.
+    """
+    blocks, channels = Blocks(spec), spec.channels
+    flat = np.ascontiguousarray(x, np.float32).reshape(len(x), -1)
+    nonnegative = bool(flat.min() >= 0)
+    gains = _gains(x, spec) if blocks.sides else (1.0,) * channels
+    tables = replace(usual(channels), gains=gains, nonnegative=nonnegative)
+    plain = blocks.plain(nonnegative)
+    sizes = on_numpy.coefficients(flat, blocks, np.array(gains, np.float32))
+    rows = np.empty((len(flat), row_bytes), np.uint8)
+    for _ in range(_ROUNDS):
+        known = arrays(tables, plain)
+        engine.encode_rows(flat, blocks, known, rows)
+        seen = _Seen(channels)
+        for sample, row in zip(sizes, rows, strict=True):
+            step = int(row[0]) | int(row[1]) << 8
+            seen.add(sample / steps()[step], on_numpy.levels(sample, step, plain), blocks, known)
+        tables = replace(tables, codes=seen.codes(), shifts=seen.shifts(), means=seen.means())
+    return tables
+
+
+class _Seen:
+    """Sums over samples: of events, of what levels were, of first coefficients whose level is 0."""
+
+    def __init__(self, channels: int) -> None:
+        self._counts = usual_counts() * _USUAL
+        self._off, self._levels = np.zeros(16 * KINDS), np.zeros(16 * KINDS)
+        self._first, self._blocks = np.zeros(channels), np.zeros(channels)
+
+    def add(self, sample: Floats, levels: npt.NDArray[np.int32], blocks: Blocks, known: Arrays) -> None:
+        """sample: the coefficients in steps, [blocks, 16], of which these are the levels."""
+        said = on_numpy.events(levels, SEGMENT, known)
+        counts = np.bincount(said.state * EVENTS + said.numbers, minlength=STATES * EVENTS)
+        self._counts += counts.reshape(STATES, EVENTS)
+        block, place = np.nonzero(levels)
+        magnitude = np.abs(levels[block, place])
+        kind = place * KINDS + np.minimum(magnitude, KINDS) - 1
+        off = magnitude - np.abs(sample[block, place]).astype(np.float64)
+        self._off += np.bincount(kind, weights=off, minlength=16 * KINDS)
+        self._levels += np.bincount(kind, minlength=16 * KINDS)
+        if blocks.grid:
+            first = sample[: blocks.grid, 0].reshape(len(self._first), -1)
+            none = levels[: blocks.grid, 0].reshape(len(self._first), -1) == 0
+            self._first += (first * none).sum(1, dtype=np.float64)
+            self._blocks += none.sum(1)
+
+    def codes(self) -> Codes:
+        return tuple(code_of(each, state) for state, each in enumerate(self._counts))
+
+    def shifts(self) -> tuple[tuple[float, ...], ...]:
+        found = np.clip(self._off / np.maximum(self._levels, 1), -0.5, 0.5).astype(np.float32)
+        return tuple(tuple(each) for each in found.reshape(16, KINDS).tolist())
+
+    def means(self) -> tuple[float, ...]:
+        found = np.clip(self._first / np.maximum(self._blocks, 1), -MOST_MEAN, MOST_MEAN)
+        return tuple(found.astype(np.float32).tolist())
+
+
+def _gains(x: Floats, spec: FeatureSpec) -> tuple[float, ...]:
+    """Of each channel its deviation beside the channels' mean one, to the power _POWER."""
+    axes = tuple(axis for axis in range(x.ndim) if axis != spec.channel_axis + 1)
+    deviation = x.std(axes, dtype=np.float64)
+    deviation = np.maximum(deviation / max(deviation.mean(), 1e-300), 1e-3)
+    return tuple((deviation**_POWER).astype(np.float32).tolist())

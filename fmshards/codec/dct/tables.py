@@ -1,0 +1,215 @@
+"""What `dct` is fitted to: codes of events, what levels mean, channels' gains. As a config has it, and for engines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fmshards.codec.dct import events
+from fmshards.codec.dct.events import BASE, CLASSES, Code, Codes
+from fmshards.codec.feature import is_int
+from fmshards.errors import FormatError
+
+Floats = npt.NDArray[np.float32]
+
+MOST_GAIN, MOST_MEAN = 2.0**16, 1.0
+KINDS = 3
+"""Magnitudes 1, 2, and 3 or more are brought back each by its own shift."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What rows say, and what that means. All floats are exactly float32.
+
+    codes: of every state, see events.py. shifts: [16][3], for each place of the scan and magnitudes of 1, 2, and 3 or
+    more: a level of magnitude m means m - shift steps. Of each channel, gains: its values are divided by it before they
+    are transformed, and multiplied after; means: in steps, the first coefficient of a block whose level there is 0.
+    nonnegative: values under 0 become 0.
+    """
+
+    codes: Codes
+    shifts: tuple[tuple[float, ...], ...]
+    gains: tuple[float, ...]
+    means: tuple[float, ...]
+    nonnegative: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """`codes`: of each state eight lists, the events with codes of 1 to 8 bits."""
+        lists = [
+            [[event for event, length in code if length == bits] for bits in range(1, events.BITS + 1)]
+            for code in self.codes
+        ]
+        return {
+            "codes": lists,
+            "shifts": [list(each) for each in self.shifts],
+            "gains": list(self.gains),
+            "means": list(self.means),
+            "nonnegative": self.nonnegative,
+        }
+
+    @staticmethod
+    def from_json(config: Mapping[str, Any], channels: int) -> Tables:
+        """Raises FormatError on anything that `to_json` cannot give."""
+        shifts, nonnegative = config["shifts"], config["nonnegative"]
+        if not _is_list(shifts, 16) or not all(_is_list(each, KINDS) for each in shifts):
+            raise FormatError(f"codec dct: expected 16 times {KINDS} numbers as shifts, found {str(shifts)[:80]}")
+        if not all(_is_float32(value) and abs(value) <= 0.5 for each in shifts for value in each):
+            raise FormatError(f"codec dct: expected float32 numbers of -0.5 to 0.5 as shifts, found {str(shifts)[:80]}")
+        if not isinstance(nonnegative, bool):
+            raise FormatError(f"codec dct: expected true or false as nonnegative, found {str(nonnegative)[:40]}")
+        gains = _of_channels(config, "gains", channels, 1 / MOST_GAIN, MOST_GAIN)
+        means = _of_channels(config, "means", channels, -MOST_MEAN, MOST_MEAN)
+        return Tables(_codes(config["codes"]), tuple(tuple(each) for each in shifts), gains, means, nonnegative)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Tables as engines take them.
+
+    decode, lengths, bits, sizes: see events.py. levels: float32 [16 * 32], what the least magnitude of each class means
+    at each place of the scan, in steps; 0 for class 0. gains, means: float32 [C]. plain: see `Blocks.plain`. least:
+    what is below it becomes 0.
+    """
+
+    decode: npt.NDArray[np.uint32]
+    lengths: npt.NDArray[np.uint8]
+    bits: npt.NDArray[np.uint32]
+    sizes: npt.NDArray[np.uint8]
+    levels: Floats
+    gains: Floats
+    means: Floats
+    plain: int
+    least: float
+
+
+def arrays(tables: Tables, plain: int) -> Arrays:
+    """plain: see `Blocks.plain`."""
+    lengths, bits = events.encode_tables(tables.codes, plain)
+    shift = np.array(tables.shifts, np.float32)
+    levels = np.zeros((16, 32), np.float32)
+    base = BASE[1:].astype(np.float32)
+    levels[:, 1 : CLASSES + 1] = base - shift[:, np.minimum(BASE[1:], KINDS) - 1]
+    return Arrays(
+        events.decode_table(tables.codes, plain),
+        lengths,
+        bits,
+        events.sizes(lengths, plain),
+        levels.reshape(-1),
+        np.array(tables.gains, np.float32),
+        np.array(tables.means, np.float32),
+        plain,
+        0.0 if tables.nonnegative else -math.inf,
+    )
+
+
+def code_of(counts: npt.NDArray[np.float64], state: int) -> Code:
+    """The Huffman code of at most 8 bits of a state's events, counted: float64 [EVENTS], those that can come there.
+
+    What is so rare that its code would be longer has none, and is said by the escape, which always has one.
+    """
+    total = counts.sum()
+    rare = counts < max(total / 2 ** (events.BITS + 1), 1e-30)
+    rare[events.ESCAPE] = False
+    if state < events.STARTS:
+        rare[1] = False
+    kept = np.flatnonzero(~rare)
+    weight = np.maximum(counts[kept], total / 2**events.BITS)
+    weight[kept == events.ESCAPE] += counts[rare].sum()
+    lengths = _lengths(weight.tolist())
+    return tuple(sorted(zip(kept.tolist(), lengths, strict=True), key=lambda pair: (pair[1], pair[0])))
+
+
+def _lengths(weights: list[float]) -> list[int]:
+    """Lengths of at most 8 bits of a complete prefix code with the least sum of weight times length (package-merge:
+    Larmore, Hirschberg 1990). Equal weights keep their order, so that the code depends on the weights alone."""
+    if len(weights) == 1:
+        raise ValueError("a code of one event")
+    order = sorted(range(len(weights)), key=lambda i: (weights[i], i))
+    singles = [(weights[i], (i,)) for i in order]
+    packages: list[tuple[float, tuple[int, ...]]] = []
+    for _ in range(events.BITS):
+        merged = sorted([*singles, *packages], key=lambda package: package[0])
+        packages = [
+            (merged[i][0] + merged[i + 1][0], merged[i][1] + merged[i + 1][1]) for i in range(0, len(merged) - 1, 2)
+        ]
+    lengths = [0] * len(weights)
+    for _, members in packages[: len(weights) - 1]:
+        for i in members:
+            lengths[i] += 1
+    return lengths
+
+
+@lru_cache(maxsize=1)
+def usual_counts() -> npt.NDArray[np.float64]:
+    """float64 [STATES, EVENTS]: how often events come where nothing is known, of 1 in each state. What fits begin with,
+    and what they see more often than that."""
+    found = np.zeros((events.STATES, events.EVENTS))
+    for state in range(events.STATES):
+        at = events.place(state)
+        large = state >= events.STARTS and (state - events.STARTS) % 2 == 1
+        found[state, events.ESCAPE] = 0.004
+        if state < events.STARTS:
+            empty = (0.6, 0.4, 0.2)[state]
+            found[state, 1 : len(events.SKIPS) + 1] = empty * np.array([0.5**i for i in range(len(events.SKIPS))]) / 2
+        for run in range(16 - at):
+            for each in range(1, 12):
+                size = 0.5 ** (each - 1) if not large else 0.8 ** (each - 1) / 2
+                for last in (0, 1):
+                    if at + run == 15 and not last:
+                        continue
+                    ends = 0.25 if last else 0.75
+                    found[state, events.level(run, each, last)] = 0.5**run * size * ends
+    total: npt.NDArray[np.float64] = found / found.sum(1, keepdims=True)
+    return total
+
+
+def usual(channels: int) -> Tables:
+    """Tables that are fitted to nothing, for values of both signs."""
+    return Tables(_usual_codes(), ((0.0,) * KINDS,) * 16, (1.0,) * channels, (0.0,) * channels, False)
+
+
+@lru_cache(maxsize=1)
+def _usual_codes() -> Codes:
+    return tuple(code_of(counts, state) for state, counts in enumerate(usual_counts()))
+
+
+def _codes(lists: Any) -> Codes:
+    good = _is_list(lists, events.STATES) and all(_is_list(code, events.BITS) for code in lists)
+    if good:
+        flat = [event for code in lists for each in code if isinstance(each, list) for event in each]
+        good = all(isinstance(each, list) and len(each) <= 256 for code in lists for each in code)
+        good = good and all(is_int(event) and 0 <= event < events.EVENTS for event in flat)
+    if not good:
+        raise FormatError(
+            f"codec dct: expected {events.STATES} times {events.BITS} lists of events under {events.EVENTS} as codes, "
+            f"found {str(lists)[:80]}"
+        )
+    codes = tuple(tuple((event, bits) for bits, each in enumerate(code, 1) for event in each) for code in lists)
+    wrong = events.check(codes)
+    if wrong:
+        raise FormatError(f"codec dct: codes: {wrong}")
+    return codes
+
+
+def _of_channels(config: Mapping[str, Any], key: str, channels: int, least: float, most: float) -> tuple[float, ...]:
+    numbers = config[key]
+    if not _is_list(numbers, channels) or not all(_is_float32(value) and least <= value <= most for value in numbers):
+        raise FormatError(
+            f"codec dct: expected {channels} float32 numbers of {least:g} to {most:g} as {key}, found "
+            f"{str(numbers)[:80]}"
+        )
+    return tuple(numbers)
+
+
+def _is_list(value: Any, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length
+
+
+def _is_float32(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value) and float(np.float32(value)) == value
