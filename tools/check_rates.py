@@ -9,13 +9,15 @@ images as they are.
     python tools/check_rates.py --quick            # a few seconds: fewer images, rates and epochs
 
 FOLDER holds squeezenet.py, squeezenet1_0.safetensors and photos-*.tar. What was measured is kept in check_rates.json
-beside the page, and only what is missing is measured; `--again dct` measures those rates once more.
+beside the page, and only what is missing is measured: `--minutes 5` spreads it over several runs, `--again dct`
+measures those rates once more.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -43,6 +45,7 @@ INT = ("int2", "int3", "int4")
 DCT = ("dct0.25", "dct0.5", "dct0.75", "dct1", "dct1.5", "dct2", "dct3", "dct4")
 TRAINED = ("fp32", "0.5", "1", "2", "int4", "dct0.25", "dct0.5", "dct1")
 QUICK = ("fp32", "1", "2", "int4", "dct1")
+KEPT = ("agreement", "accuracy", "loss")
 SEEDS = 3
 BATCH = 50
 
@@ -50,19 +53,25 @@ Found = dict[str, Any]
 
 
 class Kept:
-    """What was measured, in a file beside the page, under the conditions that it was measured in."""
+    """What was measured, in a file beside the page, under the conditions that it was measured in.
 
-    def __init__(self, path: Path, again: str | None) -> None:
-        self.path, self.again = path, again
+    again: how rates begin that are measured although they are known. until: the moment, of `time.monotonic`, from which
+    nothing more is measured.
+    """
+
+    def __init__(self, path: Path, again: str | None, until: float) -> None:
+        self.path, self.again, self.until = path, again, until
         self.found: dict[str, dict[str, Found]] = json.loads(path.read_text()) if path.exists() else {}
 
     def get(self, conditions: str, rates: list[str], name: str, measure: Callable[[str], Found]) -> dict[str, Found]:
-        """What is known of each rate; what is missing is measured first, and kept at once."""
+        """What is known of each rate; what is missing is measured first, while there is time, and kept at once."""
         known = self.found.setdefault(conditions, {})
         for rate in rates:
             key = f"{name} {rate}"
             if key in known and not (self.again and rate.startswith(self.again)):
                 continue
+            if time.monotonic() > self.until:
+                break
             began = time.process_time()
             known[key] = measure(rate)
             known[key]["seconds"] = round(time.process_time() - began, 1)
@@ -71,7 +80,7 @@ class Kept:
             unfinished.write_text(json.dumps(self.found, indent=0) + "\n", encoding="utf-8")
             unfinished.replace(self.path)
             print(f"{conditions.partition(';')[0]}, {key}: {known[key]}", flush=True)
-        return {rate: known[f"{name} {rate}"] for rate in rates}
+        return {rate: known[f"{name} {rate}"] for rate in rates if f"{name} {rate}" in known}
 
 
 def main() -> None:
@@ -79,6 +88,9 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of SqueezeNet and its photos")
     parser.add_argument("--quick", action="store_true", help="fewer images, rates and epochs: to try the tool")
     parser.add_argument("--again", metavar="RATE", help="measure rates that begin so once more, as int or dct1")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin nothing after so many; run again to go on"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="the page; beside it .svg and .json (tools/results/check_rates.md)")
     options = parser.parse_args()
@@ -89,7 +101,7 @@ def main() -> None:
     nets = cifar_nets(options.quick)
     if options.photos is not None:
         nets.insert(1, photo_net(options.photos, options.quick))
-    kept = Kept(options.out.with_suffix(".json"), options.again)
+    kept = Kept(options.out.with_suffix(".json"), options.again, time.monotonic() + 60 * options.minutes)
     fixed = [measure_fixed(net, kept, options.quick) for net in nets]
     measured = [(net, found, measure_trained(net, kept, options.quick)) for net, found in zip(nets, fixed, strict=True)]
     arguments = "".join((" --photos FOLDER" if options.photos else "", " --quick" if options.quick else ""))
@@ -112,9 +124,10 @@ def known(rates: tuple[str, ...], quick: bool) -> list[str]:
 
 
 def measure_fixed(net: Net, kept: Kept, quick: bool) -> dict[str, dict[str, Found]]:
-    """{layer: {rate: what the published suffix makes of it}}."""
+    """{layer: {rate: what the published suffix makes of it}}, of the layers of which something is known."""
     rates = known((*ZFP, *INT, *DCT), quick)
-    return {layer: kept.get(net.conditions, rates, layer, Fixed(net, layer).measure) for layer in net.layers}
+    found = {layer: kept.get(net.conditions, rates, layer, Fixed(net, layer).measure) for layer in net.layers}
+    return {layer: known for layer, known in found.items() if known}
 
 
 def measure_trained(net: Net, kept: Kept, quick: bool) -> dict[str, Found]:
@@ -183,7 +196,7 @@ class Fixed:
             "filtered": round(passage.bytes / len(x), 1),
             "db": round(passage.db or 0.0, 2),
             "uncompressed": share(before.top == self.labels),
-            **{name: [round(e.value, 5), round(e.error, 5)] for name, e in vars(outcome).items()},
+            **{name: [round(e.value, 5), round(e.error, 5)] for name, e in vars(outcome).items() if name in KEPT},
         }
 
 

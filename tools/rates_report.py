@@ -47,7 +47,7 @@ def drawn(measured: Measured) -> str:
             ]
             panels.append(Panel(title(net, layer), "agreement", lines, net.jpeg, 1.0, 0.5, 1.02))
     for net, _, trained in measured:
-        if net.task is not None:
+        if net.task is not None and "fp32" in trained:
             lines = [
                 Line(name, style, [(size, *mean(f["images"])) for _, size, f in series(trained, name)])
                 for style, name in enumerate(SERIES)
@@ -80,9 +80,8 @@ def page(measured: Measured, arguments: str, machine: str, picture: str) -> list
         "images than are measured.",
         "",
         "Agreement: how often the published rest of the network decides for the decoded feature as for the feature "
-        "itself. Accuracy and loss: by how much its share of right answers and its cross entropy change; drop: by how "
-        "much less probable it held its new answers to be, the measure of `fmshards plan`. A figure after ± is a "
-        "standard error.",
+        "itself. Accuracy and loss: by how much its share of right answers and its cross entropy change. A figure "
+        "after ± is a standard error.",
         "",
         *in_short(measured),
         *anew(measured),
@@ -111,6 +110,8 @@ def least(points: list[tuple[str, float, Found]], wanted: float, jpeg: float) ->
 
 
 def whole(net: Net, stages: dict[str, dict[str, Found]]) -> Iterator[str]:
+    if not stages:
+        return
     first = next(iter(next(iter(stages.values())).values()))
     yield ""
     yield f"## {net.title}"
@@ -149,14 +150,14 @@ def row(net: Net, rate: str, f: Found) -> tuple[str, ...]:
         f"{f['filtered'] / net.jpeg:.2f}",
         f"{f['db']:.1f}",
         f"{f['agreement'][0]:.3f} ± {f['agreement'][1]:.3f}",
-        *(f"{f[name][0]:+.3f} ± {f[name][1]:.3f}" for name in ("accuracy", "drop", "loss")),
+        *(f"{f[name][0]:+.3f} ± {f[name][1]:.3f}" for name in ("accuracy", "loss")),
     )
 
 
 def anew(measured: Measured) -> Iterator[str]:
     """Suffixes trained from decoded features."""
     for net, _, trained in measured:
-        if net.task is None:
+        if net.task is None or "fp32" not in trained:
             continue
         seeds = len(trained["fp32"]["images"])
         tested = f"{len(net.task.test)} images" if net.task.test else f"another part of {net.task.folds} for each seed"
@@ -204,7 +205,7 @@ def beside(measured: Measured) -> Iterator[str]:
     yield ""
     yield "The lowest rate at which a suffix trained anew loses .003 or less, by the mean (its error is above):"
     yield ""
-    tasks = [(net, trained) for net, _, trained in measured if net.task is not None]
+    tasks = [(net, trained) for net, _, trained in measured if "fp32" in trained]
     rows = [(title(net, net.task.layer), *(spared(trained, name) for name in ("zfp", "dct"))) for net, trained in tasks]
     yield from table(("cut", "zfp", "dct"), rows)
 
