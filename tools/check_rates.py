@@ -6,7 +6,7 @@ often it is right. And a suffix that is trained anew from such features, with fl
 images as they are.
 
     python tools/check_rates.py --photos FOLDER    # about 30 minutes on one core; writes tools/results/check_rates.md
-    python tools/check_rates.py --quick            # a few seconds: fewer images, rates and epochs
+    python tools/check_rates.py --quick            # half a minute: fewer images, rates and epochs
 
 FOLDER holds squeezenet.py, squeezenet1_0.safetensors and photos-*.tar. What was measured is kept in check_rates.json
 beside the page, and only what is missing is measured: `--minutes 5` spreads it over several runs, `--again dct`
@@ -127,7 +127,7 @@ def measure_fixed(net: Net, kept: Kept, quick: bool) -> dict[str, dict[str, Foun
     """{layer: {rate: what the published suffix makes of it}}, of the layers of which something is known."""
     rates = known((*ZFP, *INT, *DCT), quick)
     found = {layer: kept.get(net.conditions, rates, layer, Fixed(net, layer).measure) for layer in net.layers}
-    return {layer: known for layer, known in found.items() if known}
+    return {layer: rates for layer, rates in found.items() if rates}
 
 
 def measure_trained(net: Net, kept: Kept, quick: bool) -> dict[str, Found]:

@@ -53,6 +53,8 @@ def drawn(measured: Measured) -> str:
                 for style, name in enumerate(SERIES)
                 if series(trained, name)
             ]
+            if not lines:
+                continue
             level = statistics.mean(trained["fp32"]["images"])
             values = [level, *(y for line in lines for _, y, _ in line.points)]
             text = f"{title(net, net.task.layer)}, trained anew"
@@ -160,7 +162,7 @@ def anew(measured: Measured) -> Iterator[str]:
         if net.task is None or "fp32" not in trained:
             continue
         seeds = len(trained["fp32"]["images"])
-        tested = f"{len(net.task.test)} images" if net.task.test else f"another part of {net.task.folds} for each seed"
+        tested = f"{len(net.task.test)} images" if net.task.test else "those left out, other ones for each seed"
         yield ""
         yield f"## Trained anew: {title(net, net.task.layer)}"
         yield ""
@@ -186,7 +188,10 @@ def beside(measured: Measured) -> Iterator[str]:
     yield ""
     yield "## `dct` beside the others"
     yield ""
-    yield "Agreement of `dct` at b bits; of zfp at 2b and 4b, and of int3: ✓ where `dct`'s is no less."
+    yield (
+        "Agreement of `dct` at b bits; of zfp at 2b and 4b, and of int3: ✓ where `dct`'s is no less, ~ where it is "
+        "less by no more than the standard error of the difference of two such shares."
+    )
     yield ""
     rows = [
         (title(net, layer), f"{b:g}", *beside_at(b, found))
@@ -206,14 +211,23 @@ def beside(measured: Measured) -> Iterator[str]:
     yield "The lowest rate at which a suffix trained anew loses .003 or less, by the mean (its error is above):"
     yield ""
     tasks = [(net, trained) for net, _, trained in measured if "fp32" in trained]
-    rows = [(title(net, net.task.layer), *(spared(trained, name) for name in ("zfp", "dct"))) for net, trained in tasks]
-    yield from table(("cut", "zfp", "dct"), rows)
+    rows = [
+        (title(net, net.task.layer), where, *(spared(trained, name, where) for name in ("zfp", "int", "dct")))
+        for net, trained in tasks
+        for where in ("images", "features")
+    ]
+    yield from table(("cut", "tested on", "zfp", "int", "dct"), rows)
 
 
 def beside_at(b: float, found: dict[str, Found]) -> list[str]:
-    ours = found[f"dct{b:g}"]["agreement"][0]
-    others = [found[rate]["agreement"][0] for rate in (f"{2 * b:g}", f"{4 * b:g}", "int3") if rate in found]
-    return [f"{ours:.3f}", *(f"{other:.3f}{' ✓' if ours >= other else ''}" for other in others)]
+    ours, own = found[f"dct{b:g}"]["agreement"]
+    cells = [f"{ours:.3f}"]
+    for rate in (f"{2 * b:g}", f"{4 * b:g}", "int3"):
+        if rate in found:
+            other, error = found[rate]["agreement"]
+            mark = " ✓" if ours >= other else " ~" if other - ours <= (own**2 + error**2) ** 0.5 else ""
+            cells.append(f"{other:.3f}{mark}")
+    return cells
 
 
 def near_int4(found: dict[str, Found]) -> tuple[str, str]:
@@ -224,9 +238,9 @@ def near_int4(found: dict[str, Found]) -> tuple[str, str]:
     return f"{size:,.0f}", f"{near[0][0]:,.0f} (`{near[0][1]}`){' ✓' if near[0][0] < size else ''}"
 
 
-def spared(trained: dict[str, Found], name: str) -> str:
-    plain = mean(trained["fp32"]["images"])[0]
-    good = [rate for rate, _, f in series(trained, name) if mean(f["images"])[0] >= plain - 0.003]
+def spared(trained: dict[str, Found], name: str, where: str) -> str:
+    plain = mean(trained["fp32"][where])[0]
+    good = [rate for rate, _, f in series(trained, name) if mean(f[where])[0] >= plain - 0.003]
     return f"`{good[0]}`" if good else "none"
 
 
