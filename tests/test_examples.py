@@ -8,10 +8,15 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 from safetensors.torch import save_file
+
+import fmshards
+from fmshards.codec import FeatureSpec
+from fmshards.model import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "examples" / "data"
@@ -51,6 +56,39 @@ def test_webdataset_pipeline(shard_set: Path) -> None:
     lines = run("examples/webdataset_pipeline.py", shard_set / "layer2").splitlines()
     assert len(lines) == 2
     assert all("500 samples" in line for line in lines)
+
+
+def test_the_small_transformer_is_cut_at_its_blocks_and_trained(tmp_path: Path) -> None:
+    names = ("examples/vit_tiny.py:vit_tiny", str(DATA / "vit_tiny.safetensors"))
+    run(
+        *("-m", "fmshards", "extract", DATA / "cifar10-test-000000.tar", tmp_path / "set"),
+        *("--model", names[0], "--weights", names[1], "--layer", "blocks.1:int8", "--layer", "blocks.3:int8"),
+    )
+    model = load_model(f"{ROOT}/{names[0]}", names[1])
+    right = dict.fromkeys(("blocks.1", "blocks.3"), 0)
+    suffixes = {layer: fmshards.split(model, layer, torch.zeros(1, 3, 32, 32))[1].eval() for layer in right}
+    cuts = {cut.name: cut for cut in fmshards.cuts(model, torch.zeros(1, 3, 32, 32))}
+    assert all(cuts[layer].spec == FeatureSpec("tokens", (65, 96), (8, 8), 1) for layer in right)
+    with torch.no_grad():
+        for batch in fmshards.loader(str(tmp_path / "set"), batch_size=100, num_workers=0, model=model, train=False):
+            for layer, suffix in suffixes.items():
+                right[layer] += int((suffix(batch[layer]).argmax(1) == batch["cls"]).sum())
+    assert min(right.values()) > 325  # of 500; 71% of the whole test set are right
+
+
+@pytest.mark.slow
+def test_rates_are_measured_once(tmp_path: Path) -> None:
+    words = ("tools/check_rates.py", "--quick", "--out", tmp_path / "rates.md")
+    first, page = run(*words), (tmp_path / "rates.md").read_text()
+    assert "layer1 int4:" in first
+    ElementTree.parse(tmp_path / "rates.svg")
+    again = run(*words)
+    assert "layer1 int4:" not in again
+    assert (tmp_path / "rates.md").read_text() == page
+    kept = json.loads((tmp_path / "rates.json").read_text())
+    next(iter(kept.values())).pop("layer1 int4")
+    (tmp_path / "rates.json").write_text(json.dumps(kept))
+    assert run(*words).count(" int4:") == 1
 
 
 @pytest.fixture(scope="module")
