@@ -132,7 +132,6 @@ def whole(net: Net, stages: dict[str, dict[str, Found]]) -> Iterator[str]:
         "error dB",
         "agreement",
         "accuracy",
-        "drop",
         "loss",
     )
     for layer, found in stages.items():
