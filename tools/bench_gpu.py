@@ -31,7 +31,7 @@ SPECS = {
     "tokens": FeatureSpec("tokens", (197, 768), (14, 14), 1),
 }
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-RATES = {"zfp2": "2", "zfp4": "4", "zfp8": "8", "int4": "int4"}
+RATES = {"zfp2": "2", "zfp4": "4", "zfp8": "8", "int4": "int4", "dct0.5": "dct0.5", "dct1": "dct1", "dct2": "dct2"}
 DISTINCT = 8  # samples that are encoded; the batch repeats them
 
 

@@ -8,12 +8,21 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
 from fmshards.augment.features.cuda_kernel import move_put
+from fmshards.codec.dct.gpu.levels import dct_levels
+from fmshards.codec.dct.gpu.values import dct_grid, dct_runs
 from fmshards.codec.integer.gpu import kernel as int_kernel
 from fmshards.codec.zfp.gpu import kernel as zfp_kernel
 
 ZFP = {"out": "*u64", "blocks": "*i32", "places": "*i32"}
 MOVE = {"x": "*fp32", "theta": "*fp64", "mirrored": "*u8", "fill": "*fp32", "view": "*fp32", "slots": "*i32"}
 INT = {"rows": "*u8", "out": "*bf16", "scale": "*fp32", "offset": "*fp32"}
+DCT = {
+    **dict.fromkeys(("table", "scan", "down", "across"), "*i32"),
+    **dict.fromkeys(("levels", "steps", "found", "matrices", "gains", "means"), "*fp32"),
+    "rows": "*u8",
+    "out": "*bf16",
+    "least": "fp32",
+}
 
 
 def compiled(kernel, pointers, warps, **constants) -> str:
@@ -44,6 +53,25 @@ def test_int_rounds_the_product_and_the_sum(bits):
     assert "add.rn.f32" in ptx
     assert "fma" not in ptx
     assert "ftz" not in ptx
+
+
+@pytest.mark.parametrize(
+    "ones", [(), ("segments", "blocks", "plain", "channels", "high", "wide", "out_place", "inner")]
+)
+def test_dct_rounds_every_product_and_sum(ones):
+    """Also where numbers are 1, which Triton makes constants of its own accord."""
+    last = {"DTYPE": tl.bfloat16, "LANES": 128}
+    for kernel, warps, own in (
+        (dct_levels, 1, {"LANES": 32}),
+        (dct_grid, 4, last | {"CHANNEL_FIRST": False}),
+        (dct_grid, 4, last | {"CHANNEL_FIRST": True}),
+        (dct_runs, 4, last | {"TURNED": True}),
+    ):
+        ptx = compiled(kernel, DCT, warps, **own, **{name: 1 for name in ones if name in kernel.arg_names})
+        assert kernel is dct_runs or ("mul.rn.f32" in ptx and "add.rn.f32" in ptx)
+        assert "fma" not in ptx
+        assert "ftz" not in ptx
+        assert ".local" not in ptx
 
 
 @pytest.mark.parametrize("without", [{}, {"fill": None}, {"view": None, "slots": None}])

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from fmshards.codec import FeatureSpec, codec_for
+from fmshards.codec.dct import on_cuda as dct_on_cuda
+from fmshards.codec.dct.gpu import kernel as dct_kernel
 from fmshards.codec.integer import on_cuda as int_on_cuda
 from fmshards.codec.integer.gpu import kernel as int_kernel
 from fmshards.codec.zfp import on_cuda as zfp_on_cuda
@@ -266,7 +268,9 @@ def test_int_takes_rows_on_a_device():
     assert torch.equal(turned.cpu(), expected)
 
 
-@pytest.mark.parametrize(("room", "kernel"), [(zfp_on_cuda, zfp_kernel), (int_on_cuda, int_kernel)])
+@pytest.mark.parametrize(
+    ("room", "kernel"), [(zfp_on_cuda, zfp_kernel), (int_on_cuda, int_kernel), (dct_on_cuda, dct_kernel)]
+)
 def test_a_trial_finds_kernels_that_are_unsound(room, kernel, monkeypatch):
     real = kernel.decode
     assert cuda.tried(DEVICE, "rows are decoded on the CPU", room.trial)

@@ -8,5 +8,6 @@ fit.py         tables from a calibration sample
 search.py      the step that a sample is written with
 engine.py      compiled kernels, those of cpu/, or numpy
 on_numpy.py    numpy, where numba is missing
-cpu/           the kernels
+on_cuda.py     rows on a CUDA device, by the kernels of gpu/
+cpu/, gpu/     the kernels
 """

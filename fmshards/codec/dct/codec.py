@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -14,7 +14,7 @@ import numpy as np
 
 from fmshards.codec.base import Bytes, Floats, RowCodec
 from fmshards.codec.check import refused
-from fmshards.codec.dct import engine
+from fmshards.codec.dct import engine, on_cuda
 from fmshards.codec.dct.blocks import Blocks
 from fmshards.codec.dct.fit import DctSample, fit_tables
 from fmshards.codec.dct.tables import Arrays, Tables, arrays, usual
@@ -71,6 +71,11 @@ class DctCodec(RowCodec):
 
     def writes(self, out: torch.Tensor) -> bool:
         return engine.straight(out)
+
+    def decoder_on(self, device: torch.device) -> Callable[[torch.Tensor, torch.Tensor], None] | None:
+        if not on_cuda.available(device):
+            return None
+        return lambda rows, out: on_cuda.decode(rows, self.blocks, self.arrays, out)
 
     @classmethod
     def setting(cls, rate: str | float) -> Fraction | None:

@@ -68,9 +68,9 @@ class Tables:
         return Tables(_codes(config["codes"]), tuple(tuple(each) for each in shifts), gains, means, nonnegative)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arrays:
-    """Tables as engines take them.
+    """Tables as engines take them; equal to themselves alone, which is how copies on devices are kept.
 
     decode, quick, lengths, bits, sizes: see events.py. levels: float32 [16 * 32], what the least magnitude of each
     class means at each place of the scan, in steps; 0 for class 0. gains, means: float32 [C]. plain: see
