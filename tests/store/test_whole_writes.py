@@ -210,11 +210,12 @@ def test_a_read_that_fails_in_the_middle_is_our_error(tmp_path):
         def __init__(self) -> None:
             self.left = 3
 
-        def read(self, n: int) -> bytes:
+        def readinto(self, buffer: memoryview) -> int:
             self.left -= 1
             if not self.left:
                 raise RuntimeError(lambda: "an error that does not pickle")
-            return bytes(10)
+            buffer[:10] = bytes(10)
+            return 10
 
         def close(self) -> None:
             pass

@@ -43,6 +43,7 @@ TAKEN: dict[str, tuple[Any, ...]] = {
     "fields": (None, "x", []),
     "memory": (2.5,),
     "model": (None,),
+    "recipe": (None, print),  # a function may be the recipe of a set with whole views of it
     "dtype": (),
     "memory_format": (),
     "seed": (-1,),

@@ -74,7 +74,7 @@ def test_stored_channels_the_map_and_the_flip_make_the_mirror(parted: BuiltSet, 
 def test_every_kind_of_feature(tmp_path: Path, kind: str, mirror: str) -> None:
     if kind == "vector" and "flip" in mirror:
         return  # which calibration refuses: what has no places cannot be flipped
-    recipe = "flip" if kind == "vector" else "flip+crop(pad=4)"
+    recipe = "flip" if kind == "vector" else "flip+crop(pad=8)"
     built = build_set(tmp_path / "set", kind=kind, recipe=recipe, mirror=mirror, samples=(9, 7), chunk=4)
     batch = next(iter(FeatureDataset(built.url, batch_size=16)))
     assert 0 < int(batch["mirrored"].sum()) < 16
