@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,7 +64,8 @@ def command(source: str, layers: tuple[str, ...], out: str | None, as_json: bool
     if found.options is None:
         click.echo("nothing is proposed: no cut has a rate within the budget")
     elif out is not None:
-        click.echo(f"wrote {out}: fmshards extract {source} OUT --model {options['model']} --plan {out}")
+        words = ["fmshards", "extract", source, "OUT", "--model", options["model"], "--plan", out]
+        click.echo(f"wrote {out}: {shlex.join(words)}")
     else:
         told = " ".join(f"--layer {name}:{rate}" for name, rate in found.options["layers"].items())
         for name in ("recipe", "mirror"):
