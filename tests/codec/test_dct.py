@@ -107,17 +107,19 @@ def test_another_processor_writes_the_same_bytes(tmp_path):
 @pytest.mark.parametrize(
     "spec", [MAP, FeatureSpec("tokens", (50, 64), (7, 7), 1), FeatureSpec("vector", (4096,))], ids=str
 )
-def test_more_bits_give_less_error_and_a_fit_less_still(spec, name):
+def test_more_bits_give_less_error_and_a_fit_less_still(request, spec, name):
+    if spec.kind == "vector" and name in ("positive", "sparse"):
+        why = (
+            "values of a vector that hardly vary about a mean: 3 bits are worse than 2; sparse ones: exact from 1.5 on"
+        )
+        request.applymarker(pytest.mark.xfail(strict=True, reason=why))
     x, other = data(name, (8, *spec.shape)), data(name, (8, *spec.shape), 1)
     before = np.inf
     for rate in ("dct0.5", "dct1", "dct2", "dct4"):
         plain, codec = codec_for(rate, spec), fitted(rate, spec, other)
         errors = [float(((c.decode(c.encode(x)).numpy() - x) ** 2).sum()) for c in (plain, codec)]
         assert errors[1] < 1.02 * errors[0] or name == "positive"  # of which a constant is most: luck decides
-        # Values of a vector are not transformed: where they hardly vary about a mean, `dct` is the wrong codec.
-        assert (
-            errors[1] < before or errors[1] < 1e-8 * float((x**2).sum()) or (spec.kind, name) == ("vector", "positive")
-        )
+        assert errors[1] < before
         before = errors[1]
 
 
@@ -141,6 +143,12 @@ def test_one_value_that_is_larger_by_far_is_kept():
     back = codec.decode(codec.encode(x)).numpy()
     assert abs(back[0, 3, 5, 5] - 1e4) < 2
     assert np.array_equal(back[1:], codec.decode(codec.encode(x[1:])).numpy())  # the others are none the worse for it
+
+
+@pytest.mark.xfail(strict=True, reason="tables that are fitted to nothing leave .238 of normal values at 2 bits")
+def test_tables_fitted_to_nothing_serve_normal_values():
+    x, codec = data("normal", (2, *MAP.shape)), codec_for("dct2", MAP)
+    assert ((codec.decode(codec.encode(x)).numpy() - x)[1] ** 2).mean() < 0.2
 
 
 def test_values_that_are_too_large_are_refused():
