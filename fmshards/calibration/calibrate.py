@@ -31,7 +31,8 @@ from fmshards.errors import InputError, ModelError
 from fmshards.model import Preprocess
 from fmshards.shards import Grid, Similarity
 
-_GRID_IMAGES, _LEAST_GRID = 8, 4  # each goes 33 times through the prefix: of a small sample fewer
+_GRID_IMAGES, _LEAST_GRID = 8, 4  # that the grid is measured on
+_GRID_EACH = 32  # without a recipe, samples for one image more in which each of its 32 columns is tried
 _MOST, _LEAST, _PART = 512, 16, 8  # samples of a set to calibrate on: an eighth, within these
 _LOOKS = ("calibration", 2)  # the stream of thetas, and how many looks (base, mirror) take turns
 
@@ -116,7 +117,8 @@ def calibrate(
         blank = counted(preprocess.base(Image.new("RGB", images[0].size))[None].to(run.device))
         fills = {name: blank[name][0].float().cpu() for name in _placed(specs)}
         fills = {name: fill for name, fill in fills.items() if _is_fill(fill, name, recipe)}
-        measured = measure_grid(counted, run.base(spread(len(images), _grid_images(len(images)))), specs, seed)
+        of, each = _grid_images(len(images), recipe)
+        measured = measure_grid(counted, run.base(spread(len(images), of)), specs, seed, each)
         grids = {name: grid for name, grid in measured.items() if name in fills}
     recipe = settle_step(recipe, {name: grid.stride for name, grid in grids.items()})
     hows = {name: _how(spec, run, grids.get(name), fills.get(name)) for name, spec in specs.items()}
@@ -164,7 +166,7 @@ def _work(images: int, size: tuple[int, int], recipe: Recipe, mirror: Mirror, sp
     """How many images will go through the prefix."""
     total = images
     if _placed(specs):
-        total += 1 + grid_passes(size) * min(images, _grid_images(images))
+        total += 1 + grid_passes(size, *_grid_images(images, recipe))
     if recipe.flips:
         total += pairs(images, mirror, specs)
     if looks:
@@ -211,9 +213,14 @@ def _how(spec: FeatureSpec, run: Run, grid: Grid | None, fill: torch.Tensor | No
     return LayerMove(spec, run.size, grid, None if fill is None else fill.to(run.device))
 
 
-def _grid_images(total: int) -> int:
-    """How many of `total` samples the grid is measured on."""
-    return max(_LEAST_GRID, min(_GRID_IMAGES, total // _PART))
+def _grid_images(total: int, recipe: Recipe) -> tuple[int, int]:
+    """How many of `total` samples the grid is measured on, and in how many of them each column is tried.
+
+    In all of them where a recipe asks for the grid. A set without one gets it for recipes that training may have later,
+    and pays no more for it than the sample costs.
+    """
+    images = min(total, max(_LEAST_GRID, min(_GRID_IMAGES, total // _PART)))
+    return images, images if recipe else max(1, min(images, total // _GRID_EACH))
 
 
 def _placed(specs: Specs) -> list[str]:

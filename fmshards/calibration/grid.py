@@ -1,6 +1,6 @@
 """Where a feature's cells lie in the base image, measured by touching the image and seeing which cells answer.
 
-Columns of pixels are disturbed one at a time. For a column at pixel x the squared change of the feature is spread over
+Columns of pixels are disturbed one at a time in an image. For a column at pixel x the squared change of the feature is spread over
 the cells i like a bell around (x - offset) / stride: effective receptive fields are close to Gaussian (Luo et al.,
 "Understanding the effective receptive field in deep convolutional neural networks", 2016). The bell is cut off at the
 feature's borders and may stand on a floor (global pooling, attention). Stride, offset, width and floor are those of
@@ -41,25 +41,34 @@ def cell_centres(size: tuple[int, int], cells: tuple[int, int]) -> Grid:
     return Grid(stride, ((stride[0] - 1) / 2, (stride[1] - 1) / 2))
 
 
-def grid_passes(size: tuple[int, int]) -> int:
-    """How often `measure_grid` runs its images of `size` (H, W) through the prefix."""
-    return 1 + sum(len(_columns(side)) for side in size)
+def grid_passes(size: tuple[int, int], images: int, each: int) -> int:
+    """How many images of `size` (H, W) `measure_grid` runs through the prefix, given `images` and `each`."""
+    return images + each * sum(len(_columns(side)) for side in size)
 
 
 def measure_grid(
-    prefix: FeaturesOf, images: torch.Tensor, specs: Mapping[str, FeatureSpec], seed: int = 0
+    prefix: FeaturesOf,
+    images: torch.Tensor,
+    specs: Mapping[str, FeatureSpec],
+    seed: int = 0,
+    each: int | None = None,
 ) -> dict[str, Grid]:
     """The grid of each layer with places; images float32 [n, 3, H, W] as the prefix takes them (8 are enough).
 
-    Costs `grid_passes` forward passes of `images`, 33 at most. Offsets are rounded to half a pixel, where those of
-    convolutions lie, and to the flip by whole cells where that is within 1/8 of a cell: flips are then copies. A layer
-    that does not answer, or has one cell on an axis, gets cell centres there.
+    each: images that a column of pixels is disturbed in, columns taking them in turn; all n by default. It should
+    divide n. Images differ in what they answer far more than columns do: one of 4 finds the strides, and offsets to
+    half a pixel or one, as all 4 do. Costs `grid_passes`: n and 32 times `each` at most.
+
+    Offsets are rounded to half a pixel, where those of convolutions lie, and to the flip by whole cells where that is
+    within 1/8 of a cell: flips are then copies. A layer that does not answer, or has one cell on an axis, gets cell
+    centres there.
     """
     placed = {name: spec for name, spec in specs.items() if spec.spatial is not None}
     if not placed:
         return {}
+    each = len(images) if each is None else min(each, len(images))
     still = prefix(images)
-    y, x = (_measure_axis(prefix, images, still, placed, axis, seed) for axis in (0, 1))
+    y, x = (_measure_axis(prefix, images, still, placed, axis, seed, each) for axis in (0, 1))
     return {name: Grid((y[name][0], x[name][0]), (y[name][1], x[name][1])) for name in placed}
 
 
@@ -70,6 +79,7 @@ def _measure_axis(
     specs: Mapping[str, FeatureSpec],
     axis: int,
     seed: int,
+    each: int,
 ) -> dict[str, tuple[float, float]]:
     """(stride, offset) of each layer along `axis` (0: y, 1: x)."""
     side = int(images.shape[2 + axis])
@@ -77,13 +87,17 @@ def _measure_axis(
     generator = torch.Generator().manual_seed(seed)
     scale = _NOISE * float(images.float().std())
     answers: dict[str, list[Floats]] = {name: [] for name in specs}
-    for column in columns:
-        touched = images.clone()
-        strip = touched.narrow(2 + axis, int(column), 1)
-        strip += (scale * torch.randn(strip.shape, generator=generator)).to(strip)
+    turns = len(images) // each  # columns that go through the prefix together, each in images of its own
+    for first in range(0, len(columns), turns):
+        together = columns[first : first + turns]
+        touched = images[: len(together) * each].clone()
+        parts = [slice(k * each, (k + 1) * each) for k in range(len(together))]
+        for column, part in zip(together, parts, strict=True):
+            strip = touched[part].narrow(2 + axis, int(column), 1)
+            strip += (scale * torch.randn(strip.shape, generator=generator)).to(strip)
         for name, features in prefix(touched).items():
             if name in specs:
-                answers[name].append(_answer(features, still[name], specs[name], axis))
+                answers[name] += [_answer(features[p], still[name][p], specs[name], axis) for p in parts]
     return {name: _fit(np.stack(rows), columns, side) for name, rows in answers.items()}
 
 

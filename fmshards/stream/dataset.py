@@ -50,8 +50,9 @@ class FeatureDataset(IterableDataset[Batch]):
     several every rank has as many batches of b samples, and the last ones are filled up: `valid` is False there, so a
     loop over several ranks counts `batch["cls"][batch["valid"]]`.
     recipe: what training does to an image, as text, in place of what the set was extracted with, None; "none" moves
-    nothing. The set serves it as it would had it been extracted with it, unless its references do not suffice, as
-    without a mirror for a flip (`fmshards inspect` says which do); views show their own recipe alone. Which of its
+    nothing. The set serves it as it would had it been extracted with it (but that without a recipe the grid is measured
+    on fewer images), unless its references do not suffice, as without a mirror for a flip (`fmshards inspect` says
+    which do); views show their own recipe alone. Which of its
     moves features follow badly a warning says.
     model: a full model, refused unless it is the one that wrote the set. memory: bytes (or "2GB") that one rank's
     windows of compressed rows and the order may take, over all its workers; see `memory_needed`.

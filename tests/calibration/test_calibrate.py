@@ -247,6 +247,19 @@ def test_what_will_not_be_used_is_not_measured(images, preprocess):
     assert (found.similarity.cosine, found.similarity.error) == ((1.0,) * 6, (0.0,) * 6)
 
 
+def test_without_a_recipe_the_grid_costs_little_and_is_there(images, preprocess):
+    seen = []
+
+    def prefix(x):
+        seen.append(len(x))
+        return mostly_equivariant(x)
+
+    found = run(prefix, images, preprocess, parse_recipe("none"), NONE, 0, None)["cut"]
+    assert sum(seen) == 1 + 4 + 32 + len(images)
+    again = run(mostly_equivariant, images, preprocess, BOTH, NONE, 0, None)["cut"]
+    assert (found.grid, found.fill.tolist()) == (again.grid, again.fill.tolist())
+
+
 def test_a_recipe_that_cannot_be_drawn_is_refused(images, preprocess):
     with pytest.raises(InputError, match="mirror=none"):
         run(mostly_equivariant, images, preprocess, parse_recipe("flip(p=0.3)"), STORED, 0, None)

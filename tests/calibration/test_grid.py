@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fmshards.calibration import cell_centres, measure_grid
+from fmshards.calibration.grid import grid_passes
 from fmshards.codec import FeatureSpec
 
 
@@ -28,14 +29,22 @@ NETS = {
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_grid_of_convolutions_is_found(batch, name, seed):
+@pytest.mark.parametrize("each", [1, 3, None])
+def test_the_grid_of_convolutions_is_found(batch, name, seed, each):
     torch.manual_seed(seed)
     make, stride, offset = NETS[name]
-    net = make().eval()
+    net, seen = make().eval(), []
+
+    def prefix(x):
+        seen.append(len(x))
+        return {"cut": net(x)}
+
     with torch.no_grad():
-        grid = measure_grid(lambda x: {"cut": net(x)}, batch[:8], {"cut": spec_of(net, batch)})["cut"]
+        grid = measure_grid(prefix, batch[:8], {"cut": spec_of(net, batch)}, each=each)["cut"]
     assert grid.stride == (stride, stride)
     assert grid.offset == (offset, offset)
+    assert sum(seen) == grid_passes((32, 32), 8, each or 8)
+    assert max(seen) <= 8
 
 
 def test_axes_are_measured_apart(batch):
