@@ -1,11 +1,11 @@
 """Where a feature's cells lie in the base image, measured by touching the image and seeing which cells answer.
 
-Columns of pixels are disturbed one at a time in an image. For a column at pixel x the squared change of the feature is spread over
-the cells i like a bell around (x - offset) / stride: effective receptive fields are close to Gaussian (Luo et al.,
-"Understanding the effective receptive field in deep convolutional neural networks", 2016). The bell is cut off at the
-feature's borders and may stand on a floor (global pooling, attention). Stride, offset, width and floor are those of
-greatest likelihood. It needs neither gradients nor channels that know of flips, and gives the strides and paddings of
-convolutions back to about a twentieth of a cell; where trained kernels are lopsided it gives where they really look.
+Columns of pixels are disturbed one at a time in an image. For a column at pixel x the squared change of the feature is
+spread over the cells i like a bell around (x - offset) / stride: effective receptive fields are close to Gaussian (Luo
+et al., "Understanding the effective receptive field in deep convolutional neural networks", 2016). The bell is cut off
+at the feature's borders and may stand on a floor (global pooling, attention). Stride, offset, width and floor are those
+of greatest likelihood. It needs neither gradients nor channels that know of flips, and gives the strides and paddings
+of convolutions back to about a twentieth of a cell; where trained kernels are lopsided it gives where they really look.
 """
 
 from __future__ import annotations
