@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,18 +15,24 @@ from fmshards.augment import Recipe
 from fmshards.errors import FmshardsError, InputError
 from fmshards.stream.arguments import flag, whole
 from fmshards.stream.dataset import Batch, FeatureDataset
+from fmshards.stream.epoch import Beginning
 from fmshards.workers import is_unsendable, is_worker_death, worker_died
 
 _MOST_WORKERS = 4
 
 
 class FeatureLoader(DataLoader[Batch]):
-    """A DataLoader over a FeatureDataset: `len(loader)` batches an iteration, and `set_epoch`.
+    """A DataLoader over a FeatureDataset: `len(loader)` batches an epoch, `set_epoch`, and its state.
 
     A worker that is killed, for memory most often, is a FmshardsError that says so.
+
+    `len(loader)` is that of a whole epoch always. An iteration that goes on from a state has fewer batches, and a
+    trainer that is told of the batches done before, or that simply iterates, ends when it does.
     """
 
     dataset: FeatureDataset
+    _course: _Course | None = None
+    """The iteration that began last, and has not ended."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch names its own class
         try:
@@ -37,7 +44,31 @@ class FeatureLoader(DataLoader[Batch]):
                     "in a module, or start workers by fork (multiprocessing_context)"
                 ) from None
             raise self._death(error) or error from None
-        return batches if self.num_workers == 0 else _Watched(self, batches)
+        if self.num_workers == 0:
+            began = self.dataset.beginning()
+        else:
+            # Workers that persist iterate again for the same iterator of torch's.
+            turn = getattr(batches, "fmshards_turn", -1) + 1
+            batches.fmshards_turn = turn  # type: ignore[attr-defined]
+            began = self.dataset.beginning(self.num_workers, batches._base_seed, turn)  # type: ignore[attr-defined]
+        self._course = _Course(began, self.dataset.loads)
+        return _Handed(self, batches, self._course)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is, in plain data for `json`: the set, the seed, the epoch, and how many batches of it were
+        handed out by this loader's iterator. What workers have made ahead does not count.
+
+        After an epoch's last batch it is that epoch, all done, and the rest of it is empty; once the iterator has ended
+        it is the next epoch's beginning.
+        """
+        course = self._course
+        if course is None or course.loads != self.dataset.loads:
+            return self.dataset.next_state()
+        return self.dataset.state_after(course.began, course.handed)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make the next iteration the rest of the epoch that `state` is of: see FeatureDataset.load_state_dict."""
+        self.dataset.load_state_dict(state)
 
     def _death(self, error: Exception) -> FmshardsError | None:
         """What to raise in place of an error that is a worker's death; its fellows are given up then."""
@@ -67,19 +98,34 @@ class FeatureLoader(DataLoader[Batch]):
         return self.dataset.memory_needed(self.num_workers)
 
 
-class _Watched(Iterator[Batch]):
-    """torch's iterator over batches that workers make, and what a worker's death is called."""
+@dataclass
+class _Course:
+    """How far an iteration has come."""
 
-    def __init__(self, loader: FeatureLoader, batches: Iterator[Batch]) -> None:
-        self._loader, self._batches = loader, batches
+    began: Beginning
+    loads: int
+    """States that its data set had loaded before it began."""
+    handed: int = 0
+    """Batches that it has handed out."""
+
+
+class _Handed(Iterator[Batch]):
+    """torch's iterator over batches: they are counted when they are handed out, and a worker's death is called so."""
+
+    def __init__(self, loader: FeatureLoader, batches: Iterator[Batch], course: _Course) -> None:
+        self._loader, self._batches, self._course = loader, batches, course
 
     def __next__(self) -> Batch:
         try:
-            return next(self._batches)
+            batch = next(self._batches)
         except StopIteration:
+            if self._loader._course is self._course:
+                self._loader._course = None
             raise
         except Exception as error:
             raise self._loader._death(error) or error from None
+        self._course.handed += 1
+        return batch
 
     def __len__(self) -> int:
         return len(self._loader)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fmshards.stream.order import Deal
+from fmshards.stream.deal import Deal
 
 Ints = NDArray[np.int64]
 
