@@ -6,7 +6,6 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from types import FrameType
 from typing import Any
@@ -22,19 +21,19 @@ from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, 
 from fmshards.stream import order
 from fmshards.stream.arguments import dtype_of, field_names, flag, given_to, memory_bytes, whole, whole_or_none
 from fmshards.stream.batch import batch_of, chunk_columns
+from fmshards.stream.course import Course
 from fmshards.stream.deal import (
     READ_AHEAD,
     Deal,
     Job,
-    Leg,
     choose_deal,
     evaluation_memory,
     lane_slots,
     memory_needed,
 )
 from fmshards.stream.decode import FeatureDecoder
-from fmshards.stream.epoch import Beginning, EpochCounter, Position
-from fmshards.stream.state import Subject, go_on, legs_of, position_after, position_of, state_of
+from fmshards.stream.epoch import Beginning, Position
+from fmshards.stream.state import Subject
 from fmshards.stream.window import Window
 
 Batch = dict[str, Any]
@@ -113,9 +112,10 @@ class FeatureDataset(IterableDataset[Batch]):
         if rank is not None and ranks is not None:
             self._given = check_rank(whole("rank", rank), whole("ranks", ranks, 1))
         wanted, decode, dtype = field_names(fields), flag("decode", decode), dtype_of(dtype)
-        self._epochs = EpochCounter(whole("epoch", epoch, 0), counts=self.train)
-        self.loads = 0
+        epoch = whole("epoch", epoch, 0)
         self.catalog: Catalog = open_catalog(url, layers, model, recipe)
+        plan, samples = self.catalog.manifest.plan, self.catalog.manifest.samples
+        self.course = Course(epoch, Subject(plan.digest, samples, plan.chunk, self.train, self.seed))
         self._fetcher = Fetcher(self.catalog, wanted)
         if wanted:
             self._fetcher.check_fields()
@@ -144,26 +144,19 @@ class FeatureDataset(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         # The epoch begins here, not at the first batch: every worker of an iteration must begin the same one. What
         # may fail comes later, since a persistent worker that fails here dies without a word.
-        return self._batches(self._epochs.begin(), _collated(sys._getframe(1)))
+        return self._batches(self.course.begin(), _collated(sys._getframe(1)))
 
     @property
     def epoch(self) -> int:
         """The epoch that the next iteration will be."""
-        return self._epochs.next.epoch
+        return self.course.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration epoch `epoch`; reaches workers that persist. Later ones count on from there.
 
         Of a state that was loaded, its own epoch goes on where it was; another begins, with a warning.
         """
-        epoch, coming = whole("epoch", epoch, 0), self._epochs.next
-        if self.train and coming.begun and coming.epoch != epoch:
-            warn(
-                f"set_epoch({epoch}): the state that was loaded is of epoch {coming.epoch}, the rest of which is given "
-                f"up; to go on with it, begin with set_epoch({coming.epoch})"
-            )
-            coming = Position(epoch)
-        self._epochs.set(replace(coming, epoch=epoch))
+        self.course.set_epoch(whole("epoch", epoch, 0))
 
     def state_dict(self, batches: int) -> dict[str, Any]:
         """Where the stream is, `batches` batches into the iteration that began last, in plain data for `json`.
@@ -172,12 +165,9 @@ class FeatureDataset(IterableDataset[Batch]):
         has begun since the data set was made, or `set_epoch` or `load_state_dict` was called. What
         `fmshards.loader` returns counts them itself. Raises InputError for more batches than there are.
         """
-        batches, last = whole("batches", batches, 0), self._epochs.last
-        if last is not None:
-            return self.state_after(last, batches)
-        if batches:
-            raise InputError(f"batches={batches}: no iteration has begun since set_epoch or load_state_dict was called")
-        return self.next_state()
+        batches = whole("batches", batches, 0)
+        began = self.course.last_begun(batches)
+        return self.course.next_state() if began is None else self.state_after(began, batches)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Make the next iteration the rest of the epoch that `state`, from `state_dict`, is of; reaches workers that
@@ -191,31 +181,11 @@ class FeatureDataset(IterableDataset[Batch]):
         Raises InputError for what is no state, MismatchError for one of another set, seed or of evaluation, naming what
         differs.
         """
-        position = position_of(state, self._subject)
-        self._epochs.set(position if self.train else replace(self._epochs.next, rows=position.rows))
-        self.loads += 1
-
-    def next_state(self) -> dict[str, Any]:
-        """The state of the next iteration's beginning."""
-        return state_of(self._subject, self._epochs.next)
+        self.course.load(state)
 
     def state_after(self, began: Beginning, batches: int) -> dict[str, Any]:
-        """The state, `batches` batches after an iteration began there."""
-        subject, position = self._subject, began.position
-        if not self.train:
-            rows = position.rows + batches * self.batch_size * self._rank()[1]
-            return state_of(subject, replace(position, rows=min(rows, subject.samples)))
-        legs = self._legs(position, began.workers)
-        return state_of(subject, position_after(position.epoch, legs, batches))
-
-    def beginning(self, workers: int = 0, base_seed: int = 0, turn: int = 0) -> Beginning:
-        """Where the iteration began that has just been made: in this process, or in workers that share `base_seed`, the
-        turn-th one of their DataLoader's iterator. To be asked once for each."""
-        if not workers:
-            last = self._epochs.last
-            assert last is not None  # it began in this process
-            return last
-        return Beginning(self._epochs.follow(base_seed, turn, workers), workers)
+        """The state, `batches` batches after an iteration began there: see Course."""
+        return self.course.state_after(began, batches, self._job(began.workers), self._shape)
 
     def memory_needed(self, workers: int = 0) -> int:
         """Bytes that one rank with `workers` workers holds at most of compressed rows (windows, reading ahead, the
@@ -259,7 +229,7 @@ class FeatureDataset(IterableDataset[Batch]):
         part = order.Part(rank, ranks, worker, max(workers, 1))
         sizes = self.catalog.sizes
         if self.train:
-            legs = self._legs(position, workers)
+            legs = self.course.legs(position, self._job(workers), self._shape)
             deal = legs[-1].deal
             lanes = deal.groups * deal.lanes // ranks // part.workers
             window = Window(lanes * lane_slots(deal), lanes * deal.lane_places)
@@ -269,15 +239,6 @@ class FeatureDataset(IterableDataset[Batch]):
             window = Window(places, places)
             stretches = order.evaluation(sizes, self.batch_size * ranks, part, position.rows)
         yield from self._make(window, stretches, position.epoch)
-
-    def _legs(self, position: Position, workers: int) -> tuple[Leg, ...]:
-        """The legs of the epoch as an iteration with `workers` workers goes on with it, or begins it."""
-        return go_on(legs_of(position, self._subject), self._job(workers), self._shape)
-
-    @property
-    def _subject(self) -> Subject:
-        manifest = self.catalog.manifest
-        return Subject(manifest.plan.digest, manifest.samples, manifest.plan.chunk, self.train, self.seed)
 
     def _make(self, window: Window, stretches: Iterator[order.Stretch], epoch: int) -> Iterator[Batch]:
         laid: deque[order.Stretch] = deque()

@@ -116,7 +116,7 @@ class Leg:
         """Runs that it leaves at most beyond those that it dealt: of the rows that a lane's window reaches some are
         shown and some are not, in turn."""
         lane = min(self.deal.span, self.deal.lane_rows) // 2 + 2
-        return self.deal.groups * self.deal.lanes * lane if self.done else 0
+        return self.deal.groups * self.deal.lanes * lane + 1
 
 
 @dataclass(frozen=True)

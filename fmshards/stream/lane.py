@@ -56,7 +56,8 @@ class Lane:
         self._left: Ints | None = np.sort(self._drawn.rows) if cut.shown else None
         self._left_until = self._drawn.drawn
         # What is fetched next: its run, its first row of that, its position in the lane.
-        self._run, self._row, self._position = *begin, sure_of(deal, cut)
+        self._run, self._row = begin
+        self._position = sure_of(deal, cut)
         self._reached = -1
 
     def take(self, steps: Ints) -> tuple[Ints, list[Piece]]:

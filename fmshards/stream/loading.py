@@ -31,7 +31,7 @@ class FeatureLoader(DataLoader[Batch]):
     """
 
     dataset: FeatureDataset
-    _course: _Course | None = None
+    _running: _Running | None = None
     """The iteration that began last, and has not ended."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch names its own class
@@ -44,15 +44,13 @@ class FeatureLoader(DataLoader[Batch]):
                     "in a module, or start workers by fork (multiprocessing_context)"
                 ) from None
             raise self._death(error) or error from None
-        if self.num_workers == 0:
-            began = self.dataset.beginning()
-        else:
-            # Workers that persist iterate again for the same iterator of torch's.
-            turn = getattr(batches, "fmshards_turn", -1) + 1
-            batches.fmshards_turn = turn  # type: ignore[attr-defined]
-            began = self.dataset.beginning(self.num_workers, batches._base_seed, turn)  # type: ignore[attr-defined]
-        self._course = _Course(began, self.dataset.loads)
-        return _Handed(self, batches, self._course)
+        # Workers that persist iterate again for the same iterator of torch's.
+        turn = getattr(batches, "fmshards_turn", -1) + 1
+        made: Any = batches
+        made.fmshards_turn = turn
+        course = self.dataset.course
+        self._running = _Running(course.follow(self.num_workers, made._base_seed, turn), course.loads)
+        return _Handed(self, batches, self._running)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is, in plain data for `json`: the set, the seed, the epoch, and how many batches of it were
@@ -61,10 +59,10 @@ class FeatureLoader(DataLoader[Batch]):
         After an epoch's last batch it is that epoch, all done, and the rest of it is empty; once the iterator has ended
         it is the next epoch's beginning.
         """
-        course = self._course
-        if course is None or course.loads != self.dataset.loads:
-            return self.dataset.next_state()
-        return self.dataset.state_after(course.began, course.handed)
+        running, course = self._running, self.dataset.course
+        if running is None or running.loads != course.loads:
+            return course.next_state()
+        return self.dataset.state_after(running.began, running.handed)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Make the next iteration the rest of the epoch that `state` is of: see FeatureDataset.load_state_dict."""
@@ -99,7 +97,7 @@ class FeatureLoader(DataLoader[Batch]):
 
 
 @dataclass
-class _Course:
+class _Running:
     """How far an iteration has come."""
 
     began: Beginning
@@ -112,19 +110,19 @@ class _Course:
 class _Handed(Iterator[Batch]):
     """torch's iterator over batches: they are counted when they are handed out, and a worker's death is called so."""
 
-    def __init__(self, loader: FeatureLoader, batches: Iterator[Batch], course: _Course) -> None:
-        self._loader, self._batches, self._course = loader, batches, course
+    def __init__(self, loader: FeatureLoader, batches: Iterator[Batch], running: _Running) -> None:
+        self._loader, self._batches, self._running = loader, batches, running
 
     def __next__(self) -> Batch:
         try:
             batch = next(self._batches)
         except StopIteration:
-            if self._loader._course is self._course:
-                self._loader._course = None
+            if self._loader._running is self._running:
+                self._loader._running = None
             raise
         except Exception as error:
             raise self._loader._death(error) or error from None
-        self._course.handed += 1
+        self._running.handed += 1
         return batch
 
     def __len__(self) -> int:

@@ -121,8 +121,8 @@ def training(
     begins = runs.find(np.array([cut.first + sure_of(deal, cut) for cut in cuts], np.int64))
     words = _lanes(seed, epoch, len(legs) - 1)
     lanes = [
-        Lane(deal, cut, words, runs, (run, row), at * deal.lane_places)
-        for at, (cut, run, row) in enumerate(zip(cuts, *map(np.ndarray.tolist, begins), strict=True))
+        Lane(deal, cut, words, runs, begin, at * deal.lane_places)
+        for at, (cut, begin) in enumerate(zip(cuts, begins, strict=True))
     ]
     first = start + part.worker
     while first < deal.batches:

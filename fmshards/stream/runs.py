@@ -28,14 +28,17 @@ class Runs:
     count: NDArray[np.int32]
     """[runs], each 1 or more."""
 
-    def find(self, positions: Ints) -> tuple[Ints, Ints]:
+    def find(self, positions: Ints) -> list[tuple[int, int]]:
         """(run, row of that run) at each of some positions; behind the last one, of the last run."""
         ends = np.cumsum(self.count, dtype=np.int64)
         run = np.minimum(np.searchsorted(ends, positions, side="right"), len(ends) - 1)
-        return run, positions - (ends[run] - self.count[run])
+        rows = positions - (ends[run] - self.count[run])
+        return list(zip(run.tolist(), rows.tolist(), strict=True))
 
     def only(self, starts: Ints, stops: Ints) -> Runs:
         """The rows at the positions from starts[i] to stops[i], intervals that ascend, apart, and are not empty."""
+        if not len(starts):
+            return Runs(self.chunk[:0], self.first[:0], self.count[:0])
         begins = np.cumsum(self.count, dtype=np.int64) - self.count
         interval = np.searchsorted(starts, begins, side="right") - 1
         inside = (interval >= 0) & (begins < stops[interval]) & (begins > starts[interval])
