@@ -7,6 +7,7 @@ draws.py      the order's random numbers
 deal.py       what a deal is; choosing one (G, K, M) and stating its memory
 state.py      the state of a stream, and how an epoch goes on from it
 course.py     where a data set's iterations begin, over its epochs and the states that are loaded
+agree.py      whether all ranks were given the same state
 epoch.py      the epoch number, and where in it to begin, that all workers agree on
 window.py     compressed rows in slots
 batch.py      gathered rows as a batch

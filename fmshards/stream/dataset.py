@@ -19,6 +19,7 @@ from fmshards.errors import InputError, warn
 from fmshards.place import check_rank, current_rank
 from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, read_ahead, read_calibrated
 from fmshards.stream import order
+from fmshards.stream.agree import compare_states
 from fmshards.stream.arguments import dtype_of, field_names, flag, given_to, memory_bytes, whole, whole_or_none
 from fmshards.stream.batch import batch_of, chunk_columns
 from fmshards.stream.course import Course
@@ -169,7 +170,7 @@ class FeatureDataset(IterableDataset[Batch]):
         began = self.course.last_begun(batches)
         return self.course.next_state() if began is None else self.state_after(began, batches)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], workers: int = 0) -> None:
         """Make the next iteration the rest of the epoch that `state`, from `state_dict`, is of; reaches workers that
         persist. It holds the samples that were not handed out, once each, but for fewer than a batch.
 
@@ -178,10 +179,17 @@ class FeatureDataset(IterableDataset[Batch]):
         the same state. Later epochs are whole. An iteration that is in course goes on as it was. An evaluation goes
         on with the samples from where it stopped.
 
+        workers: those of the DataLoader that it is read with, `fmshards.loader` knows its own. Where torch.distributed
+        is initialised, ranks that deal anew compare their states; where it is not yet, no one does.
+
         Raises InputError for what is no state, MismatchError for one of another set, seed or of evaluation, naming what
-        differs.
+        differs, or where another rank was given another one.
         """
+        workers = whole("workers", workers, 0)
         self.course.load(state)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            anew = self.train and self.course.is_dealt_anew(self._job(workers), self._shape)
+            compare_states(self.course.next_state(), *self._rank(), needed=anew)
 
     def state_after(self, began: Beginning, batches: int) -> dict[str, Any]:
         """The state, `batches` batches after an iteration began there: see Course."""

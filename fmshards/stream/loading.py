@@ -66,7 +66,7 @@ class FeatureLoader(DataLoader[Batch]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Make the next iteration the rest of the epoch that `state` is of: see FeatureDataset.load_state_dict."""
-        self.dataset.load_state_dict(state)
+        self.dataset.load_state_dict(state, self.num_workers)
 
     def _death(self, error: Exception) -> FmshardsError | None:
         """What to raise in place of an error that is a worker's death; its fellows are given up then."""

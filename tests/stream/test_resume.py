@@ -1,4 +1,4 @@
-"""Stop and go on, through real DataLoaders: the same batches where ranks and workers divide, always each sample once."""
+"""Stop and go on, through real DataLoaders: the same batches where ranks and workers divide, else each sample once."""
 
 from __future__ import annotations
 
