@@ -183,6 +183,86 @@ def test_rows_stay_within_their_window() -> None:
     assert made.most <= lane_slots(deal) < 100
 
 
+@SETTINGS
+@given(deals(), st.data())
+def test_a_chunk_is_fetched_once_for_each_lane_that_it_lies_in(
+    case: tuple[Deal, np.ndarray], data: st.DataObject
+) -> None:
+    """Whatever the ranks and workers, an epoch fetches at most one chunk a lane more than there are; going on from a
+    batch, at most those again that the windows had."""
+    deal, sizes = case
+    ranks = data.draw(st.sampled_from([r for r in (1, 2, 3, 4, 6) if deal.lanes % r == 0]))
+    workers = data.draw(st.sampled_from([w for w in (1, 2, 3, 4, 6) if deal.groups % w == 0]))
+    start = data.draw(st.integers(0, deal.batches))
+    fetches = []
+    for rank in range(ranks):
+        for worker in range(workers):
+            made = carry_out(order.training([Leg(deal, start)], sizes, 7, 0, Part(rank, ranks, worker, workers)))
+            fetches += made.fetches
+    assert len(fetches) <= len(sizes) + deal.groups * deal.lanes
+    assert sum(count for _, _, count in fetches) == (deal.batches - start) * deal.batch
+
+
+@SETTINGS
+@given(st.integers(1, 9), st.integers(1, 30), st.integers(1, 6), st.integers(1, 6))
+def test_no_row_is_further_than_the_window_from_its_turn(chunk: int, chunks: int, window: int, share: int) -> None:
+    sizes = np.full(chunks, chunk, np.int64)
+    deal = Deal(chunk * chunks, chunk, min(share, chunk * chunks), 1, 1, window)
+    made = carry_out(order.training([Leg(deal)], sizes, 3, 0))
+    at = np.argsort(chunk_order(chunks, 3, 0))
+    shown = [at[c] * chunk + row for batch in made.rows for c, row in batch]
+    assert np.abs(np.array(shown) - np.arange(len(shown))).max() < max(2, deal.span)
+
+
+def test_fetches_come_evenly() -> None:
+    """The chunks fetched over 16 batches, once windows are full, against their mean."""
+    for deal, most in ((Deal(250_000, 64, 64, 1, 16, 4), 1.6), (Deal(1 << 18, 64, 64, 1, 16, 4), 3.0)):
+        sizes = np.full(-(-deal.samples // 64), 64, np.int64)
+        sizes[-1] = deal.samples - sizes[:-1].sum()
+        made = carry_out(order.training([Leg(deal)], sizes, 0, 0))
+        fetches = np.bincount([before for before, _, _ in made.fetches], minlength=deal.batches + 1)
+        steady = fetches[deal.span // deal.share : -deal.span // deal.share]
+        assert abs(steady.mean() - 1) < 0.05
+        assert np.convolve(steady, np.ones(16), "valid").max() / 16 / steady.mean() < most
+
+
+def alike(batches: np.ndarray, kind: np.ndarray) -> float:
+    """Pairs of a batch that are of one kind, the mean over batches."""
+    counts = [np.unique(row, return_counts=True)[1] for row in kind[batches]]
+    return float(np.mean([(count * (count - 1)).sum() / 2 for count in counts]))
+
+
+def test_a_batch_is_mixed_from_many_chunks() -> None:
+    """Pairs of a batch from one chunk, of a set that is sorted by label: near a perfect permutation, and far from
+    whole chunks in a random order."""
+    sizes = np.full(2000, 64, np.int64)
+    kind = np.arange(128_000) // 64
+
+    def of(deal: Deal) -> float:
+        return alike(np.stack(list(global_batches(deal, sizes, 1, 1).values())), kind)
+
+    perfect = alike(np.random.default_rng(0).permutation(128_000).reshape(-1, 64), kind)
+    ours, coarse = of(Deal(128_000, 64, 64, 1, 32, 16)), of(Deal(128_000, 64, 64, 1, 1, 1))
+    assert perfect < ours < 4 * perfect
+    assert coarse > 500 * perfect
+
+
+def test_the_order_of_a_hundred_million_samples_is_small() -> None:
+    """From the beginning, from the middle, and dealt anew there: no object a chunk, and little a lane."""
+    sizes = np.full(400_000, 256, np.int32)
+    deal = Deal(int(sizes.sum()), 256, 256, 4, 64, 16)
+    half = Leg(deal, deal.batches // 2)
+    anew = Leg(Deal(half.left, 256, 384, 3, 64, 16))
+    job = Job(deal.samples, len(sizes), 256, 1, 384, 1, 3, 1 << 40, runs=half.pieces)
+    for legs, workers in (([Leg(deal)], 4), ([half], 4), ([half, anew], 3)):
+        tracemalloc.start()
+        next(order.training(legs, sizes, 0, 0, Part(workers=workers)))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 40_000_000
+        assert most < order_memory(legs[-1].deal, job) / workers
+
+
 def test_the_order_is_fixed_for_ever() -> None:
     """A change here changes every user's runs: resuming and reproducing stop working across versions."""
     sizes = np.array([4, 4, 2, 4, 1], np.int64)
