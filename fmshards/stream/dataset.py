@@ -7,16 +7,15 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import IterableDataset, default_collate, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from fmshards.augment import Recipe
 from fmshards.errors import InputError, warn
-from fmshards.place import check_rank, current_rank
+from fmshards.place import Place, check_place, current_place
 from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, read_ahead, read_calibrated
 from fmshards.stream import order
 from fmshards.stream.agree import compare_states
@@ -34,6 +33,7 @@ from fmshards.stream.deal import (
 )
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import Beginning, Position
+from fmshards.stream.misuse import misuse
 from fmshards.stream.state import Subject
 from fmshards.stream.window import Window
 
@@ -111,7 +111,7 @@ class FeatureDataset(IterableDataset[Batch]):
         )
         self._given = None
         if rank is not None and ranks is not None:
-            self._given = check_rank(whole("rank", rank), whole("ranks", ranks, 1))
+            self._given = check_place(whole("rank", rank), whole("ranks", ranks, 1))
         wanted, decode, dtype = field_names(fields), flag("decode", decode), dtype_of(dtype)
         epoch = whole("epoch", epoch, 0)
         self.catalog: Catalog = open_catalog(url, layers, model, recipe)
@@ -127,25 +127,24 @@ class FeatureDataset(IterableDataset[Batch]):
         if self.augment:
             for line in self.catalog.cautions:
                 warn(line)
-        self._captured = self._given or current_rank()
-        if self._captured is not None:
-            self.check()
-            self._tell_of_dropped()
+        self._captured = self._given or current_place()
+        self.check()
+        self._tell_of_dropped()
 
     def __len__(self) -> int:
         """Batches that one rank's loader yields in an epoch, over all its workers: the same for every rank."""
-        samples, batch = self.catalog.manifest.samples, self.batch_size * self._rank()[1]
+        samples, batch = self.catalog.manifest.samples, self.batch_size * self._place.ranks
         return samples // batch if self.train else -(-samples // batch)
 
     @property
     def dropped(self) -> int:
         """Samples of the set that an epoch leaves out, other ones each time: fewer than all ranks' batch."""
-        return self.catalog.manifest.samples - len(self) * self.batch_size * self._rank()[1] if self.train else 0
+        return self.catalog.manifest.samples - len(self) * self.batch_size * self._place.ranks if self.train else 0
 
     def __iter__(self) -> Iterator[Batch]:
         # The epoch begins here, not at the first batch: every worker of an iteration must begin the same one. What
         # may fail comes later, since a persistent worker that fails here dies without a word.
-        return self._batches(self.course.begin(), _collated(sys._getframe(1)))
+        return self._batches(self.course.begin(), misuse(sys._getframe(1), self._place.ranks))
 
     @property
     def epoch(self) -> int:
@@ -189,7 +188,7 @@ class FeatureDataset(IterableDataset[Batch]):
         self.course.load(state)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             anew = self.train and self.course.is_dealt_anew(self._job(workers), self._shape)
-            compare_states(self.course.next_state(), *self._rank(), needed=anew)
+            compare_states(self.course.next_state(), self._rank(), self._place.ranks, needed=anew)
 
     def state_after(self, began: Beginning, batches: int) -> dict[str, Any]:
         """The state, `batches` batches after an iteration began there: see Course."""
@@ -224,16 +223,13 @@ class FeatureDataset(IterableDataset[Batch]):
         """N, n, B, G, K, M of a training order with `workers` workers a rank."""
         return choose_deal(self._job(workers), *self._shape)
 
-    def _batches(self, position: Position, collated: bool) -> Iterator[Batch]:
-        if collated:
-            raise InputError(
-                "a FeatureDataset makes whole batches: give torch's DataLoader batch_size=None and the data set "
-                "batch_size=..., or use fmshards.loader"
-            )
+    def _batches(self, position: Position, wrong: str | None) -> Iterator[Batch]:
+        if wrong is not None:
+            raise InputError(wrong)
         info = get_worker_info()
         worker, workers = (0, 0) if info is None else (info.id, info.num_workers)
         self.check(workers)
-        rank, ranks = self._rank()
+        rank, ranks = self._rank(), self._place.ranks
         part = order.Part(rank, ranks, worker, max(workers, 1))
         sizes = self.catalog.sizes
         if self.train:
@@ -302,7 +298,7 @@ class FeatureDataset(IterableDataset[Batch]):
             chunk=catalog.manifest.plan.chunk,
             row_bytes=max(catalog.row_bytes(combination) for combination in shown),
             batch_size=self.batch_size,
-            ranks=self._rank()[1],
+            ranks=self._place.ranks,
             workers=whole("workers", workers, 0),
             memory=self.memory,
         )
@@ -312,23 +308,32 @@ class FeatureDataset(IterableDataset[Batch]):
         """What chunks can show."""
         return self.catalog.combinations if self.augment else (PLAIN,)
 
-    def _rank(self) -> tuple[int, int]:
-        """(rank, ranks): as given, else as they are now in the main process, else as they were there."""
+    @property
+    def _place(self) -> Place:
+        """As given, else as it is now in the main process, else as it was there."""
         if self._given is not None:
             return self._given
         if get_worker_info() is None or (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            self._captured = current_rank()
-        if self._captured is None:
+            self._captured = current_place()
+        return self._captured
+
+    def _rank(self) -> int:
+        """This process's rank. Raises InputError where nothing tells it, though there are others."""
+        rank = self._place.rank
+        if rank is None:
             raise InputError(
                 "WORLD_SIZE says that there are other ranks, but neither RANK nor torch.distributed tells which one "
                 "this is: initialise torch.distributed before iterating, or give rank and ranks"
             )
-        return self._captured
+        return rank
 
     def __getstate__(self) -> dict[str, Any]:
         # Spawned workers know nothing of torch.distributed: what is known here travels with the data set.
         if self._given is None and get_worker_info() is None:
-            self._captured = current_rank()
+            self._captured = current_place()
+        wrong = misuse(sys._getframe(1), self._place.ranks)
+        if wrong is not None:
+            raise InputError(wrong)
         return dict(self.__dict__)
 
     def __repr__(self) -> str:
@@ -337,18 +342,9 @@ class FeatureDataset(IterableDataset[Batch]):
         try:
             held = f"holds at most {self.memory_needed()} bytes without workers"
             held += f", drops {self.dropped} samples an epoch" if self.dropped else ""
-        except InputError:
-            held = "rank not known yet"
+        except InputError as error:  # more ranks than when it was made
+            held = str(error)
         return (
             f"FeatureDataset({self.catalog.url!r}, layers={names}, {self.catalog.manifest.samples} samples, {mode}, "
             f"batch_size={self.batch_size}, {held}, memory={self.memory})"
         )
-
-
-def _collated(caller: FrameType) -> bool:
-    """Whether it is torch's fetcher that calls, about to put a batch of samples together, which here are batches.
-
-    A collate function of the user's own may know what to do with them.
-    """
-    own = caller.f_locals
-    return bool(own.get("auto_collation")) and own.get("collate_fn") is default_collate
