@@ -31,6 +31,8 @@ class FeatureLoader(DataLoader[Batch]):
     """
 
     dataset: FeatureDataset
+    _is_accelerate_prepared = True
+    """Accelerate's `prepare` leaves what has this as it is; it would split the batches over the processes again."""
     _running: _Running | None = None
     """The iteration that began last, and has not ended."""
 
