@@ -3,12 +3,12 @@
     python examples/trainers/with_lightning.py OUT --devices 2 --checkpoint run.ckpt --stop-after 7
     python examples/trainers/with_lightning.py OUT --devices 1 --checkpoint run.ckpt --batch-size 100
 
-Lightning saves and loads the loader's state in its checkpoints by itself, and calls `set_epoch`. A DataModule that
-makes the loader in `train_dataloader` does so once the processes know their ranks; a loader made before
-`trainer.fit(module, loader)` asks for its rank late and serves as well.
+A DataModule makes the loader once the processes know their ranks (a loader made before `trainer.fit(module, loader)`
+asks for its rank late, and serves as well) and keeps its state in the checkpoints. Lightning calls `set_epoch`, moves
+batches to the device, and leaves lists of keys and fields as they are.
 
-Traps: leave `use_distributed_sampler` as it is, there is nothing for it to do. Batches are moved to the device by
-Lightning, lists of keys and fields stay as they are.
+Trap: without a DataModule Lightning saves and loads the loader's state too, but takes the epoch's length before it
+loads it, and ends the epoch early where more samples make a batch than before: a warning says so.
 """
 
 from __future__ import annotations
@@ -21,19 +21,29 @@ import torch
 from common import Seen, arguments, loss_of, network
 from lightning.pytorch.callbacks import Callback
 from torch import nn
-from torch.utils.data import DataLoader
 
 import fmshards
+from fmshards.stream import FeatureLoader
 
 
 class Shards(lightning.LightningDataModule):
     def __init__(self, args: argparse.Namespace, model: nn.Module) -> None:
         super().__init__()
         self.args, self.model = args, model
+        self.state: dict[str, Any] = {}
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def train_dataloader(self) -> FeatureLoader:
         args = self.args
-        return fmshards.loader(args.shards, args.batch_size, num_workers=args.workers, model=self.model)
+        self.loader = fmshards.loader(args.shards, args.batch_size, num_workers=args.workers, model=self.model)
+        if self.state:
+            self.loader.load_state_dict(self.state)
+        return self.loader
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = state
 
 
 class Suffix(lightning.LightningModule):

@@ -26,6 +26,11 @@ class Course:
         """The epoch that the next iteration will be."""
         return self._epochs.next.epoch
 
+    @property
+    def coming(self) -> Position:
+        """Where the next iteration will begin."""
+        return self._epochs.next
+
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that epoch; a state of another one that was loaded is given up, with a warning."""
         coming = self._epochs.next
@@ -53,6 +58,13 @@ class Course:
     def legs(self, position: Position, job: Job, shape: Shape) -> tuple[Leg, ...]:
         """The legs of the epoch as an iteration of `job` goes on with it, or begins it."""
         return go_on(legs_of(position, self._subject), job, shape)
+
+    def batches(self, position: Position, job: Job, shape: Shape) -> int:
+        """Batches of an epoch that began there: those that were handed out before, and those of this job."""
+        if self._subject.train:
+            *past, last = self.legs(position, job, shape)
+            return sum(leg.done for leg in past) + last.deal.batches
+        return -(-position.rows // job.batch) - (position.rows - self._subject.samples) // job.batch
 
     def is_dealt_anew(self, job: Job, shape: Shape) -> bool:
         """Whether the next iteration, with this job, deals anew what a state says is left."""

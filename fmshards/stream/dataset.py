@@ -190,6 +190,10 @@ class FeatureDataset(IterableDataset[Batch]):
             anew = self.train and self.course.is_dealt_anew(self._job(workers), self._shape)
             compare_states(self.course.next_state(), self._rank(), self._place.ranks, needed=anew)
 
+    def epoch_batches(self, position: Position, workers: int = 0) -> int:
+        """Batches of an epoch of which an iteration with `workers` workers begins there: see Course."""
+        return self.course.batches(position, self._job(workers), self._shape)
+
     def state_after(self, began: Beginning, batches: int) -> dict[str, Any]:
         """The state, `batches` batches after an iteration began there: see Course."""
         return self.course.state_after(began, batches, self._job(began.workers), self._shape)

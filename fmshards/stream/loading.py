@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fmshards.augment import Recipe
-from fmshards.errors import FmshardsError, InputError
+from fmshards.errors import FmshardsError, InputError, warn
 from fmshards.stream.arguments import flag, whole
 from fmshards.stream.dataset import Batch, FeatureDataset
 from fmshards.stream.epoch import Beginning
@@ -25,14 +25,13 @@ class FeatureLoader(DataLoader[Batch]):
     """A DataLoader over a FeatureDataset: `len(loader)` batches an epoch, `set_epoch`, and its state.
 
     A worker that is killed, for memory most often, is a FmshardsError that says so.
-
-    `len(loader)` is that of a whole epoch always. An iteration that goes on from a state has fewer batches, and a
-    trainer that is told of the batches done before, or that simply iterates, ends when it does.
     """
 
     dataset: FeatureDataset
     _is_accelerate_prepared = True
     """Accelerate's `prepare` leaves what has this as it is; it would split the batches over the processes again."""
+    _told: int = 0
+    """Batches of the coming epoch, as somebody was told who asked."""
     _running: _Running | None = None
     """The iteration that began last, and has not ended."""
 
@@ -54,6 +53,14 @@ class FeatureLoader(DataLoader[Batch]):
         self._running = _Running(course.follow(self.num_workers, made._base_seed, turn), course.loads)
         return _Handed(self, batches, self._running)
 
+    def __len__(self) -> int:
+        """Batches of the epoch in course, else of the next one: those handed out before a state that was loaded, and
+        those from there on. A trainer that counts on from its checkpoint ends with the epoch, though the later batches
+        may be of another size."""
+        position = self.dataset.course.coming if self._running is None else self._running.began.position
+        self._told = self.dataset.epoch_batches(position, self.num_workers)
+        return self._told
+
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is, in plain data for `json`: the set, the seed, the epoch, and how many batches of it were
         handed out by this loader's iterator. What workers have made ahead does not count.
@@ -68,7 +75,15 @@ class FeatureLoader(DataLoader[Batch]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Make the next iteration the rest of the epoch that `state` is of: see FeatureDataset.load_state_dict."""
+        told, self._told = self._told, 0
         self.dataset.load_state_dict(state, self.num_workers)
+        self._running = None
+        if 0 < told < len(self):
+            warn(
+                f"the epoch that goes on has {len(self)} batches, and before its state was loaded len(loader) was asked "
+                f"for and said {told}: a trainer that keeps to that ends the epoch early; load the state first (in "
+                "Lightning from a DataModule's state_dict, as examples/trainers/with_lightning.py does)"
+            )
 
     def _death(self, error: Exception) -> FmshardsError | None:
         """What to raise in place of an error that is a worker's death; its fellows are given up then."""

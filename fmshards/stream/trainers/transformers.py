@@ -16,7 +16,7 @@ NAME = "fmshards_loader.json"
 """The file in a checkpoint's folder."""
 
 
-class LoaderState(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+class LoaderState(TrainerCallback):
     """Saves the state of `loader` with each checkpoint of a Trainer, and loads it when training resumes from one.
 
     loader: the one that `get_train_dataloader` returns. checkpoint: the folder that `trainer.train` is told to resume
@@ -56,4 +56,4 @@ class LoaderState(TrainerCallback):  # type: ignore[misc]  # transformers has no
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> str:
-    return os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+    return os.path.join(args.output_dir or ".", f"checkpoint-{state.global_step}")
