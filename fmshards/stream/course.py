@@ -72,11 +72,19 @@ class Course:
         begun = legs_of(position, self._subject)
         return bool(begun) and self.legs(position, job, shape) != begun
 
+    def position_of(self, state: Mapping[str, Any]) -> Position:
+        """Where a state is. Raises InputError or MismatchError for one of no, or of another, stream."""
+        return position_of(state, self._subject)
+
     def load(self, state: Mapping[str, Any]) -> None:
         """Make the next iteration begin where a state says."""
-        position = position_of(state, self._subject)
+        position = self.position_of(state)
         self._epochs.set(position if self._subject.train else replace(position, epoch=self.epoch))
         self.loads += 1
+
+    def go_back(self, position: Position) -> None:
+        """Have the iteration that began last begin there; the epoch after it comes next."""
+        self._epochs.go_back(position)
 
     def next_state(self) -> dict[str, Any]:
         """The state of the next iteration's beginning."""

@@ -6,6 +6,8 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -33,7 +35,8 @@ from fmshards.stream.deal import (
 )
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import Beginning, Position
-from fmshards.stream.misuse import misuse
+from fmshards.stream.iteration import Iteration
+from fmshards.stream.misuse import called_by_torchdata, misuse
 from fmshards.stream.state import Subject
 from fmshards.stream.window import Window
 
@@ -142,9 +145,8 @@ class FeatureDataset(IterableDataset[Batch]):
         return self.catalog.manifest.samples - len(self) * self.batch_size * self._place.ranks if self.train else 0
 
     def __iter__(self) -> Iterator[Batch]:
-        # The epoch begins here, not at the first batch: every worker of an iteration must begin the same one. What
-        # may fail comes later, since a persistent worker that fails here dies without a word.
-        return self._batches(self.course.begin(), misuse(sys._getframe(1), self._place.ranks))
+        wrong = misuse(sys._getframe(1), self._place.ranks)
+        return Iteration(self.course, partial(self._batches, wrong), lambda began: self.state_after(began, 0))
 
     @property
     def epoch(self) -> int:
@@ -158,13 +160,16 @@ class FeatureDataset(IterableDataset[Batch]):
         """
         self.course.set_epoch(whole("epoch", epoch, 0))
 
-    def state_dict(self, batches: int) -> dict[str, Any]:
+    def state_dict(self, batches: int | None = None) -> dict[str, Any]:
         """Where the stream is, `batches` batches into the iteration that began last, in plain data for `json`.
 
         batches: those that this rank was handed, in training order; at an iteration's end all of them, and 0 where none
         has begun since the data set was made, or `set_epoch` or `load_state_dict` was called. What
-        `fmshards.loader` returns counts them itself. Raises InputError for more batches than there are.
+        `fmshards.loader` returns counts them itself. To be left out by torchdata's StatefulDataLoader alone, which asks
+        each worker's iterator for its own state. Raises InputError for more batches than there are, or none said.
         """
+        if batches is None and called_by_torchdata(sys._getframe(1)):
+            return {}
         batches = whole("batches", batches, 0)
         began = self.course.last_begun(batches)
         return self.course.next_state() if began is None else self.state_after(began, batches)
@@ -184,6 +189,8 @@ class FeatureDataset(IterableDataset[Batch]):
         Raises InputError for what is no state, MismatchError for one of another set, seed or of evaluation, naming what
         differs, or where another rank was given another one.
         """
+        if state == {} and called_by_torchdata(sys._getframe(1)):
+            return
         workers = whole("workers", workers, 0)
         self.course.load(state)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -227,7 +234,8 @@ class FeatureDataset(IterableDataset[Batch]):
         """N, n, B, G, K, M of a training order with `workers` workers a rank."""
         return choose_deal(self._job(workers), *self._shape)
 
-    def _batches(self, position: Position, wrong: str | None) -> Iterator[Batch]:
+    def _batches(self, wrong: str | None, position: Position, made: int) -> Iterator[Batch]:
+        """This process's batches of the iteration that began there, but for those that it made before."""
         if wrong is not None:
             raise InputError(wrong)
         info = get_worker_info()
@@ -237,7 +245,8 @@ class FeatureDataset(IterableDataset[Batch]):
         part = order.Part(rank, ranks, worker, max(workers, 1))
         sizes = self.catalog.sizes
         if self.train:
-            legs = self.course.legs(position, self._job(workers), self._shape)
+            *past, last = self.course.legs(position, self._job(workers), self._shape)
+            legs = (*past, replace(last, done=last.done + made * part.workers))
             deal = legs[-1].deal
             lanes = deal.groups * deal.lanes // ranks // part.workers
             window = Window(lanes * lane_slots(deal), lanes * deal.lane_places)
@@ -245,7 +254,8 @@ class FeatureDataset(IterableDataset[Batch]):
         else:
             places = order.evaluation_places(self.catalog.largest, self.batch_size)
             window = Window(places, places)
-            stretches = order.evaluation(sizes, self.batch_size * ranks, part, position.rows)
+            rows = position.rows + made * part.workers * self.batch_size * ranks
+            stretches = order.evaluation(sizes, self.batch_size * ranks, part, rows)
         yield from self._make(window, stretches, position.epoch)
 
     def _make(self, window: Window, stretches: Iterator[order.Stretch], epoch: int) -> Iterator[Batch]:

@@ -95,6 +95,12 @@ class EpochCounter:
             _write(words, _HEAD - _POSITION, position)
             words[1] = 0
 
+    def go_back(self, position: Position) -> None:
+        """Have the iteration that began last begin there; each of its processes may say so, and the same."""
+        with self._lock() as words:
+            _write(words, _HEAD + int(words[0]) * _ENTRY + _ENTRY - _POSITION, position)
+            _write(words, _HEAD - _POSITION, Position(position.epoch + self._counts))
+
     def begin(self) -> Position:
         """Where this iteration begins. Called once by each worker (or by the main process) for each iteration."""
         info = get_worker_info()

@@ -80,9 +80,9 @@ class FeatureLoader(DataLoader[Batch]):
         self._running = None
         if 0 < told < len(self):
             warn(
-                f"the epoch that goes on has {len(self)} batches, and before its state was loaded len(loader) was asked "
-                f"for and said {told}: a trainer that keeps to that ends the epoch early; load the state first (in "
-                "Lightning from a DataModule's state_dict, as examples/trainers/with_lightning.py does)"
+                f"the epoch that goes on has {len(self)} batches, and before its state was loaded len(loader) was "
+                f"asked for and said {told}: a trainer that keeps to that ends the epoch early; load the state first "
+                "(in Lightning from a DataModule's state_dict, as examples/trainers/with_lightning.py does)"
             )
 
     def _death(self, error: Exception) -> FmshardsError | None:

@@ -1,4 +1,4 @@
-"""Ways to iterate a FeatureDataset that would end in wrong batches, seen from its caller's frames.
+"""Who it is that uses a FeatureDataset, seen from its caller's frames: some ways would end in wrong batches.
 
 It is found out where the iteration begins and said where the first batch is asked for: a DataLoader's worker that
 persists and fails any earlier dies without a word.
@@ -30,6 +30,11 @@ def misuse(caller: FrameType, ranks: int) -> str | None:
             "returns it; or let one process read all: rank=0, ranks=1"
         )
     return None
+
+
+def called_by_torchdata(caller: FrameType) -> bool:
+    """Whether torchdata asks, which takes whatever has a state_dict to be asked without an argument."""
+    return str(caller.f_globals.get("__name__", "")).startswith("torchdata.")
 
 
 def _collates(caller: FrameType) -> bool:
