@@ -54,11 +54,12 @@ class Course:
         """The legs of the epoch as an iteration of `job` goes on with it, or begins it."""
         return go_on(legs_of(position, self._subject), job, shape)
 
-    def is_dealt_anew(self, job: Job, shape: Shape) -> bool:
-        """Whether the next iteration, with this job, deals anew what a state says is left."""
+    def coming(self, job: Job, shape: Shape) -> tuple[dict[str, Any], bool]:
+        """(what the next iteration of `job` makes, as a state; whether it deals anew what was left)."""
         position = self._epochs.next
         begun = legs_of(position, self._subject)
-        return bool(begun) and self.legs(position, job, shape) != begun
+        legs = self.legs(position, job, shape)
+        return state_of(self._subject, position_after(position.epoch, legs, 0)), bool(begun) and legs != begun
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Make the next iteration begin where a state says."""

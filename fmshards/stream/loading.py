@@ -162,7 +162,8 @@ def loader(
     torch's DataLoader.
 
     One loader serves all epochs. A loader made anew begins at epoch 0 again, with the same order and the same crops:
-    where each epoch makes its own, write `fmshards.loader(url, ..., epoch=epoch)`.
+    where each epoch makes its own, write `fmshards.loader(url, ..., epoch=epoch)`. `state_dict` and `load_state_dict`
+    of the loader stop it at any batch and go on.
 
     Raises InputError, MismatchError or FormatError, as FeatureDataset, before a worker starts: the number of workers
     is known here, so that memory and divisibility are checked too.
