@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import machine, results, table, write_page
+from measure import machine, results, seconds, table, write_page
 from numpy.typing import NDArray
 
 from fmshards.codec import FeatureSpec, codec_for
@@ -158,7 +158,7 @@ def large(samples: int, shard: int, chunk: int, workers: int) -> list[str]:
         "numpy held at most while it ran, `tracemalloc`. A rank states "
         f"{memory_needed(deal, job) / 1e6:,.0f} MB for all its workers, most of it rows."
     )
-    return [note, "", *table(("what", "seconds", "peak, MB", "kept, MB"), rows)]
+    return [note, "", *table(("what", "CPU seconds", "peak, MB", "kept, MB"), rows)]
 
 
 def thousand(stretches: Iterator[order.Stretch]) -> int:
@@ -169,10 +169,8 @@ def thousand(stretches: Iterator[order.Stretch]) -> int:
 
 
 def measured(rows: list[tuple[str, ...]], name: str, work: Callable[[], Any]) -> Any:
-    """What `work` returns; a row for its seconds, without tracing, and its memory, in a second run."""
-    began = time.perf_counter()
-    work()
-    took = time.perf_counter() - began
+    """What `work` returns; a row for its seconds of CPU, without tracing, and its memory, in a second run."""
+    took = seconds(work, time.process_time)()
     tracemalloc.start()
     out = work()
     kept, peak = tracemalloc.get_traced_memory()

@@ -26,8 +26,9 @@ _loads = count()
 
 
 def compare_states(state: Mapping[str, Any], rank: int, ranks: int, needed: bool) -> None:
-    """Tell the other ranks which state this one was given and, where it is `needed`, wait for theirs.
+    """Tell the other ranks what this one makes of its state and, where it is `needed`, wait for theirs.
 
+    state: that with which the next iteration begins, its deal included: ranks of unlike memory may deal otherwise.
     torch.distributed is initialised, and every rank calls it for the same loaders in the same order. Raises
     MismatchError where another rank was given another state, InputError where one was given none in time.
     """
@@ -49,6 +50,6 @@ def compare_states(state: Mapping[str, Any], rank: int, ranks: int, needed: bool
     if other:
         raise MismatchError(
             f"rank {rank} of {ranks}: the rest of the epoch is dealt anew, with other ranks, workers, batches or "
-            f"memory, and rank {', '.join(map(str, other))} was given another state: give all ranks the state of one "
-            "of them"
+            f"memory, and rank {', '.join(map(str, other))} was given another state, or other settings: give all ranks "
+            "the state of one of them"
         )

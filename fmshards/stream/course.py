@@ -27,7 +27,7 @@ class Course:
         return self._epochs.next.epoch
 
     @property
-    def coming(self) -> Position:
+    def next_position(self) -> Position:
         """Where the next iteration will begin."""
         return self._epochs.next
 
@@ -66,11 +66,12 @@ class Course:
             return sum(leg.done for leg in past) + last.deal.batches
         return -(-position.rows // job.batch) - (position.rows - self._subject.samples) // job.batch
 
-    def is_dealt_anew(self, job: Job, shape: Shape) -> bool:
-        """Whether the next iteration, with this job, deals anew what a state says is left."""
+    def coming(self, job: Job, shape: Shape) -> tuple[dict[str, Any], bool]:
+        """(what the next iteration of `job` makes, as a state; whether it deals anew what was left)."""
         position = self._epochs.next
         begun = legs_of(position, self._subject)
-        return bool(begun) and self.legs(position, job, shape) != begun
+        legs = self.legs(position, job, shape)
+        return state_of(self._subject, position_after(position.epoch, legs, 0)), bool(begun) and legs != begun
 
     def position_of(self, state: Mapping[str, Any]) -> Position:
         """Where a state is. Raises InputError or MismatchError for one of no, or of another, stream."""

@@ -72,7 +72,8 @@ class FeatureDataset(IterableDataset[Batch]):
     groups, lanes, window: G, K, M of the order where they should not follow from workers, ranks and memory: fix
     them to have the same batches whatever those are. rank, ranks: this process among others; by default
     torch.distributed's, or RANK and WORLD_SIZE. epoch: the first one; epochs advance by themselves, see `set_epoch`.
-    A data set made anew begins at epoch 0 again: make one for all epochs, or give each its `epoch=`.
+    A data set made anew begins at epoch 0 again: make one for all epochs, or give each its `epoch=`; or load a state,
+    which goes on in the middle of one too.
 
     Raises InputError, MismatchError or FormatError at once for what can be known at once (an unknown layer, a batch
     larger than the set, too little memory, another model's set, a recipe that the set cannot serve); the number of
@@ -180,8 +181,9 @@ class FeatureDataset(IterableDataset[Batch]):
 
         With the same batch over all ranks, ranks that divide the lanes and workers that divide the groups, its batches
         are those that would have come, byte for byte; with others what is left is dealt anew, and all ranks must load
-        the same state. Later epochs are whole. An iteration that is in course goes on as it was. An evaluation goes
-        on with the samples from where it stopped.
+        the same state. Where they do not, each rank may load its own, and one that is some batches behind makes these
+        again, and has so many more than the others. Later epochs are whole. An iteration that is in course goes on as
+        it was. An evaluation goes on with the samples from where it stopped.
 
         workers: those of the DataLoader that it is read with, `fmshards.loader` knows its own. Where torch.distributed
         is initialised, ranks that deal anew compare their states; where it is not yet, no one does.
@@ -193,9 +195,9 @@ class FeatureDataset(IterableDataset[Batch]):
             return
         workers = whole("workers", workers, 0)
         self.course.load(state)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            anew = self.train and self.course.is_dealt_anew(self._job(workers), self._shape)
-            compare_states(self.course.next_state(), self._rank(), self._place.ranks, needed=anew)
+        if self.train and torch.distributed.is_available() and torch.distributed.is_initialized():
+            coming, anew = self.course.coming(self._job(workers), self._shape)
+            compare_states(coming, self._rank(), self._place.ranks, needed=anew)
 
     def epoch_batches(self, position: Position, workers: int = 0) -> int:
         """Batches of an epoch of which an iteration with `workers` workers begins there: see Course."""

@@ -57,7 +57,7 @@ class FeatureLoader(DataLoader[Batch]):
         """Batches of the epoch in course, else of the next one: those handed out before a state that was loaded, and
         those from there on. A trainer that counts on from its checkpoint ends with the epoch, though the later batches
         may be of another size."""
-        position = self.dataset.course.coming if self._running is None else self._running.began.position
+        position = self.dataset.course.next_position if self._running is None else self._running.began.position
         self._told = self.dataset.epoch_batches(position, self.num_workers)
         return self._told
 
@@ -179,7 +179,8 @@ def loader(
     torch's DataLoader.
 
     One loader serves all epochs. A loader made anew begins at epoch 0 again, with the same order and the same crops:
-    where each epoch makes its own, write `fmshards.loader(url, ..., epoch=epoch)`.
+    where each epoch makes its own, write `fmshards.loader(url, ..., epoch=epoch)`. `state_dict` and `load_state_dict`
+    of the loader stop it at any batch and go on.
 
     Raises InputError, MismatchError or FormatError, as FeatureDataset, before a worker starts: the number of workers
     is known here, so that memory and divisibility are checked too.

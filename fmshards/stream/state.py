@@ -19,6 +19,10 @@ from fmshards.stream.epoch import MOST_DEALS, Numbers, Position
 _KIND = "fmshards stream"
 _VERSION = 1
 
+_MOST = 1 << 40
+_MOST_LANES = 1 << 24
+"""More than any deal has of samples or chunks, and of lanes, over which there is a loop."""
+
 Shape = tuple[int | None, ...]
 """G, K, M where they are given."""
 
@@ -163,6 +167,8 @@ def _deals(value: Any) -> tuple[Numbers, ...]:
             raise InputError(f"deal {number} of the state is [B, G, K, M, t], found {_shown(deal)}")
         what = f"deal {number} of the state"
         b, g, k, m = (whole(what, each, 1) for each in deal[:4])
+        if max(b, m) > _MOST or g * k > _MOST_LANES:
+            raise InputError(f"{what}, {[b, g, k, m, deal[4]]} (B, G, K, M, t), has numbers that no deal has")
         deals.append((b, g, k, m, whole(what, deal[4], 0)))
     return tuple(deals)
 

@@ -70,12 +70,20 @@ def test_every_step_of_an_epoch(flipped: BuiltSet, epochs: list[list[bytes]]) ->
             assert len(again) == 9
 
 
-@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize(
+    ("method", "persistent"),
+    [
+        ("fork", False),
+        ("fork", True),
+        pytest.param("spawn", True, marks=pytest.mark.slow),
+    ],
+)
 def test_workers_that_run_already_go_on_from_a_state(
-    flipped: BuiltSet, epochs: list[list[bytes]], persistent: bool
+    flipped: BuiltSet, epochs: list[list[bytes]], method: str, persistent: bool
 ) -> None:
     """And those that have made batches ahead, which no one was handed."""
-    load = loader(flipped.url, 8, num_workers=2, seed=3, persistent_workers=persistent, prefetch_factor=3, **ORDER)
+    options = {"multiprocessing_context": method, "persistent_workers": persistent, "prefetch_factor": 3}
+    load = loader(flipped.url, 8, num_workers=2, seed=3, **ORDER, **options)
     assert read(load) == epochs[0]
     batches = iter(load)
     assert read(batches, 4) == epochs[1][:4]

@@ -88,10 +88,11 @@ def test_the_main_process_is_killed_again_and_again(flipped: BuiltSet, tmp_path:
     assert had == whole
 
 
-def four(work: Callable[..., None], tmp_path: Path, *args: Any) -> None:
-    """Run `work(rank, *args)` in four ranks of torch.distributed."""
+def four(work: Callable[..., None], tmp_path: Path, url: str, *args: Any) -> None:
+    """Run `work(rank, url, *args)` in four ranks of torch.distributed."""
+    next(iter(loader(url, 2, num_workers=0)))  # kernels are loaded once, and not by all four at a time
     path = str(tmp_path / "rendezvous")
-    multiprocessing.start_processes(_rank, (work, path, args), nprocs=RANKS, start_method="fork")
+    multiprocessing.start_processes(_rank, (work, path, (url, *args)), nprocs=RANKS, start_method="fork")
 
 
 def _rank(rank: int, work: Callable[..., None], path: str, args: tuple[Any, ...]) -> None:
@@ -131,8 +132,11 @@ def _anew(rank: int, url: str, state: dict[str, Any], other: dict[str, Any]) -> 
     dist.all_gather_object(gathered, keys)
     assert {len(each) for each in gathered} == {15}
     assert len({key for each in gathered for key in each}) == 60
-    with pytest.raises(MismatchError, match="given another state: give all ranks the state of one of them"):
+    with pytest.raises(MismatchError, match="given another state, or other settings: give all ranks the state of one"):
         load.load_state_dict(other if rank == 2 else state)
+    unlike = loader(url, 3, num_workers=0, seed=3, window=1 if rank == 1 else 2)
+    with pytest.raises(MismatchError, match="other settings"):
+        unlike.load_state_dict(state)
     agree.PATIENCE = 1.0
     if rank:
         with pytest.raises(InputError, match="within 1 s rank 0 loaded none"):
