@@ -5,7 +5,7 @@
         --layer layer2:4 --recipe 'flip+crop(pad=4)'
     fmshards extract 'examples/data/cifar10-test-{000000..000004}.tar' TEST --model examples/resnet20.py:resnet20 \\
         --weights examples/data/resnet20.safetensors --preprocess 'normalize(imagenet)' --layer layer2:4
-    python examples/plain_loop.py OUT --test TEST
+    python examples/plain_loop.py OUT --test TEST --checkpoint RUN.pt     # stop it anywhere, and run the same again
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="save the run there, and go on from it")
+    parser.add_argument("--every", type=int, default=10, metavar="BATCHES", help="save after so many, and at the end")
+    parser.add_argument("--stop", type=int, metavar="BATCHES", help="stop after so many batches")
     args = parser.parse_args()
 
     model = load_model(f"{HERE}/resnet20.py:resnet20", f"{HERE}/data/resnet20.safetensors")
@@ -61,10 +64,25 @@ def main() -> None:
     test = args.test and fmshards.loader(args.test, batch_size=args.batch_size, num_workers=0, model=model, train=False)
     optimizer = torch.optim.SGD(suffix.parameters(), lr=0.01, momentum=0.9)
 
-    for epoch in range(args.epochs):
+    # What a run is: the weights, the optimizer, and where the loader is, which is small and plain.
+    if args.checkpoint is not None and args.checkpoint.exists():
+        run = torch.load(args.checkpoint, weights_only=True)
+        suffix.load_state_dict(run["suffix"])
+        optimizer.load_state_dict(run["optimizer"])
+        batches.load_state_dict(run["batches"])
+
+    def save() -> None:
+        if args.checkpoint is not None:
+            run = {"suffix": suffix.state_dict(), "optimizer": optimizer.state_dict(), "batches": batches.state_dict()}
+            whole = args.checkpoint.with_suffix(".new")
+            torch.save(run, whole)
+            whole.replace(args.checkpoint)
+
+    step = 0
+    for epoch in range(batches.epoch, args.epochs):
         suffix.train()
         total, correct, seen = 0.0, 0, 0
-        for batch in batches:
+        for batch in batches:  # the rest of an epoch, where a run goes on in its middle
             logits = suffix(batch[LAYER])
             loss = F.cross_entropy(logits, batch["cls"])
             optimizer.zero_grad()
@@ -73,7 +91,15 @@ def main() -> None:
             total += loss.item() * len(logits)
             correct += int((logits.argmax(1) == batch["cls"]).sum())
             seen += len(logits)
-        print(f"epoch {epoch}: {seen} samples, loss {total / seen:.3f}, accuracy {correct / seen:.3f}")
+            step += 1
+            if step == args.stop:
+                save()
+                return
+            if step % args.every == 0:
+                save()
+        save()
+        if seen:
+            print(f"epoch {epoch}: {seen} samples, loss {total / seen:.3f}, accuracy {correct / seen:.3f}")
         if test is not None:
             print(f"  test set: accuracy {evaluate(suffix, test, LAYER):.3f}")
 

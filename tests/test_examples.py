@@ -52,6 +52,19 @@ def test_plain_loop_trains_and_evaluates(shard_set: Path) -> None:
     assert right > 300
 
 
+@pytest.mark.slow
+def test_plain_loop_is_stopped_and_goes_on(shard_set: Path, tmp_path: Path) -> None:
+    """Two runs that were stopped, in the middle of an epoch and at its last batch, end as one that was not."""
+    words = ("examples/plain_loop.py", shard_set, "--test", shard_set, "--epochs", 2, "--batch-size", 64)
+    whole = run(*words).splitlines()
+    saved = ("--checkpoint", tmp_path / "run.pt", "--every", 2)
+    assert run(*words, *saved, "--stop", 3) == ""
+    assert run(*words, *saved, "--stop", 4, "--workers", 0) == ""
+    lines = run(*words, *saved).splitlines()
+    assert lines[0] == whole[1]
+    assert lines[1:] == whole[2:]
+
+
 def test_webdataset_pipeline(shard_set: Path) -> None:
     lines = run("examples/webdataset_pipeline.py", shard_set / "layer2").splitlines()
     assert len(lines) == 2

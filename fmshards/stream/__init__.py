@@ -1,8 +1,14 @@
 """From shards to batches: order -> fetch -> window of compressed rows -> batch -> decode and augment.
 
-order.py      which rows make which batch: pure functions of (deal, seed, epoch, start), laid out a stretch at a time
-deal.py       choosing a deal (G, K, M) and stating its memory
-epoch.py      the epoch number that all workers agree on
+order.py      which rows make which batch: pure functions of (legs, seed, epoch), laid out a stretch at a time
+runs.py       the rows that are dealt, end to end, of which lanes are cut
+lane.py       one lane, from any row on
+draws.py      the order's random numbers
+deal.py       what a deal is; choosing one (G, K, M) and stating its memory
+state.py      the state of a stream, and how an epoch goes on from it
+course.py     where a data set's iterations begin, over its epochs and the states that are loaded
+agree.py      whether all ranks were given the same state
+epoch.py      the epoch number, and where in it to begin, that all workers agree on
 window.py     compressed rows in slots
 batch.py      gathered rows as a batch
 decode.py     FeatureDecoder: rows -> features, augmented

@@ -5,25 +5,39 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import chain
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import IterableDataset, default_collate, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from fmshards.augment import Recipe
 from fmshards.errors import InputError, warn
-from fmshards.place import check_rank, current_rank
+from fmshards.place import Place, check_place, current_place
 from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, read_ahead, read_calibrated
 from fmshards.stream import order
+from fmshards.stream.agree import compare_states
 from fmshards.stream.arguments import dtype_of, field_names, flag, given_to, memory_bytes, whole, whole_or_none
 from fmshards.stream.batch import batch_of, chunk_columns
-from fmshards.stream.deal import READ_AHEAD, Job, choose_deal, evaluation_memory, lane_slots, memory_needed
+from fmshards.stream.course import Course
+from fmshards.stream.deal import (
+    READ_AHEAD,
+    Deal,
+    Job,
+    choose_deal,
+    evaluation_memory,
+    lane_slots,
+    memory_needed,
+)
 from fmshards.stream.decode import FeatureDecoder
-from fmshards.stream.epoch import EpochCounter
+from fmshards.stream.epoch import Beginning, Position
+from fmshards.stream.iteration import Iteration
+from fmshards.stream.misuse import called_by_torchdata, misuse
+from fmshards.stream.state import Subject
 from fmshards.stream.window import Window
 
 Batch = dict[str, Any]
@@ -59,7 +73,8 @@ class FeatureDataset(IterableDataset[Batch]):
     groups, lanes, window: G, K, M of the order where they should not follow from workers, ranks and memory: fix
     them to have the same batches whatever those are. rank, ranks: this process among others; by default
     torch.distributed's, or RANK and WORLD_SIZE. epoch: the first one; epochs advance by themselves, see `set_epoch`.
-    A data set made anew begins at epoch 0 again: make one for all epochs, or give each its `epoch=`.
+    A data set made anew begins at epoch 0 again: make one for all epochs, or give each its `epoch=`; or load a state,
+    which goes on in the middle of one too.
 
     Raises InputError, MismatchError or FormatError at once for what can be known at once (an unknown layer, a batch
     larger than the set, too little memory, another model's set, a recipe that the set cannot serve); the number of
@@ -101,10 +116,12 @@ class FeatureDataset(IterableDataset[Batch]):
         )
         self._given = None
         if rank is not None and ranks is not None:
-            self._given = check_rank(whole("rank", rank), whole("ranks", ranks, 1))
+            self._given = check_place(whole("rank", rank), whole("ranks", ranks, 1))
         wanted, decode, dtype = field_names(fields), flag("decode", decode), dtype_of(dtype)
-        self._epochs = EpochCounter(whole("epoch", epoch, 0))
+        epoch = whole("epoch", epoch, 0)
         self.catalog: Catalog = open_catalog(url, layers, model, recipe)
+        plan, samples = self.catalog.manifest.plan, self.catalog.manifest.samples
+        self.course = Course(epoch, Subject(plan.digest, samples, plan.chunk, self.train, self.seed))
         self._fetcher = Fetcher(self.catalog, wanted)
         if wanted:
             self._fetcher.check_fields()
@@ -115,35 +132,81 @@ class FeatureDataset(IterableDataset[Batch]):
         if self.augment:
             for line in self.catalog.cautions:
                 warn(line)
-        self._captured = self._given or current_rank()
-        if self._captured is not None:
-            self.check()
-            self._tell_of_dropped()
+        self._captured = self._given or current_place()
+        self.check()
+        self._tell_of_dropped()
 
     def __len__(self) -> int:
         """Batches that one rank's loader yields in an epoch, over all its workers: the same for every rank."""
-        samples, batch = self.catalog.manifest.samples, self.batch_size * self._rank()[1]
+        samples, batch = self.catalog.manifest.samples, self.batch_size * self._place.ranks
         return samples // batch if self.train else -(-samples // batch)
 
     @property
     def dropped(self) -> int:
         """Samples of the set that an epoch leaves out, other ones each time: fewer than all ranks' batch."""
-        return self.catalog.manifest.samples - len(self) * self.batch_size * self._rank()[1] if self.train else 0
+        return self.catalog.manifest.samples - len(self) * self.batch_size * self._place.ranks if self.train else 0
 
     def __iter__(self) -> Iterator[Batch]:
-        # The epoch begins here, not at the first batch: every worker of an iteration must begin the same one. What
-        # may fail comes later, since a persistent worker that fails here dies without a word.
-        epoch = self._epochs.begin() if self.train else 0
-        return self._batches(epoch, _collated(sys._getframe(1)))
+        wrong = misuse(sys._getframe(1), self._place.ranks)
+        return Iteration(self.course, partial(self._batches, wrong), lambda began: self.state_after(began, 0))
 
     @property
     def epoch(self) -> int:
         """The epoch that the next iteration will be."""
-        return self._epochs.next
+        return self.course.epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration epoch `epoch`; reaches workers that persist. Later ones count on from there."""
-        self._epochs.set(whole("epoch", epoch, 0))
+        """Make the next iteration epoch `epoch`; reaches workers that persist. Later ones count on from there.
+
+        Of a state that was loaded, its own epoch goes on where it was; another begins, with a warning.
+        """
+        self.course.set_epoch(whole("epoch", epoch, 0))
+
+    def state_dict(self, batches: int | None = None) -> dict[str, Any]:
+        """Where the stream is, `batches` batches into the iteration that began last, in plain data for `json`.
+
+        batches: those that this rank was handed, in training order; at an iteration's end all of them, and 0 where none
+        has begun since the data set was made, or `set_epoch` or `load_state_dict` was called. What
+        `fmshards.loader` returns counts them itself. To be left out by torchdata's StatefulDataLoader alone, which asks
+        each worker's iterator for its own state. Raises InputError for more batches than there are, or none said.
+        """
+        if batches is None and called_by_torchdata(sys._getframe(1)):
+            return {}
+        batches = whole("batches", batches, 0)
+        began = self.course.last_begun(batches)
+        return self.course.next_state() if began is None else self.state_after(began, batches)
+
+    def load_state_dict(self, state: Mapping[str, Any], workers: int = 0) -> None:
+        """Make the next iteration the rest of the epoch that `state`, from `state_dict`, is of; reaches workers that
+        persist. It holds the samples that were not handed out, once each, but for fewer than a batch.
+
+        With the same batch over all ranks, ranks that divide the lanes and workers that divide the groups, its batches
+        are those that would have come, byte for byte; with others what is left is dealt anew, and all ranks must load
+        the same state. Where they do not, each rank may load its own, and one that is some batches behind makes these
+        again, and has so many more than the others. Later epochs are whole. An iteration that is in course goes on as
+        it was. An evaluation goes on with the samples from where it stopped.
+
+        workers: those of the DataLoader that it is read with, `fmshards.loader` knows its own. Where torch.distributed
+        is initialised, ranks that deal anew compare their states; where it is not yet, no one does.
+
+        Raises InputError for what is no state, MismatchError for one of another set, seed or of evaluation, naming what
+        differs, or where another rank was given another one.
+        """
+        if state == {} and called_by_torchdata(sys._getframe(1)):
+            return
+        workers = whole("workers", workers, 0)
+        self.course.load(state)
+        if self.train and torch.distributed.is_available() and torch.distributed.is_initialized():
+            coming, anew = self.course.coming(self._job(workers), self._shape)
+            compare_states(coming, self._rank(), self._place.ranks, needed=anew)
+
+    def epoch_batches(self, position: Position, workers: int = 0) -> int:
+        """Batches of an epoch of which an iteration with `workers` workers begins there: see Course."""
+        return self.course.batches(position, self._job(workers), self._shape)
+
+    def state_after(self, began: Beginning, batches: int) -> dict[str, Any]:
+        """The state, `batches` batches after an iteration began there: see Course."""
+        return self.course.state_after(began, batches, self._job(began.workers), self._shape)
 
     def memory_needed(self, workers: int = 0) -> int:
         """Bytes that one rank with `workers` workers holds at most of compressed rows (windows, reading ahead, the
@@ -170,31 +233,33 @@ class FeatureDataset(IterableDataset[Batch]):
         if self._decoder is not None:
             self._decoder.prepare()
 
-    def deal(self, workers: int = 0) -> order.Deal:
+    def deal(self, workers: int = 0) -> Deal:
         """N, n, B, G, K, M of a training order with `workers` workers a rank."""
         return choose_deal(self._job(workers), *self._shape)
 
-    def _batches(self, epoch: int, collated: bool) -> Iterator[Batch]:
-        if collated:
-            raise InputError(
-                "a FeatureDataset makes whole batches: give torch's DataLoader batch_size=None and the data set "
-                "batch_size=..., or use fmshards.loader"
-            )
+    def _batches(self, wrong: str | None, position: Position, made: int) -> Iterator[Batch]:
+        """This process's batches of the iteration that began there, but for those that it made before."""
+        if wrong is not None:
+            raise InputError(wrong)
         info = get_worker_info()
         worker, workers = (0, 0) if info is None else (info.id, info.num_workers)
         self.check(workers)
-        (rank, ranks), every = self._rank(), max(workers, 1)
+        rank, ranks = self._rank(), self._place.ranks
+        part = order.Part(rank, ranks, worker, max(workers, 1))
         sizes = self.catalog.sizes
         if self.train:
-            deal = self.deal(workers)
-            lanes = deal.groups * deal.lanes // ranks // every
+            *past, last = self.course.legs(position, self._job(workers), self._shape)
+            legs = (*past, replace(last, done=last.done + made * part.workers))
+            deal = legs[-1].deal
+            lanes = deal.groups * deal.lanes // ranks // part.workers
             window = Window(lanes * lane_slots(deal), lanes * deal.lane_places)
-            stretches = order.training(deal, sizes, self.seed, epoch, rank, ranks, worker, every)
+            stretches = order.training(legs, sizes, self.seed, position.epoch, part)
         else:
             places = order.evaluation_places(self.catalog.largest, self.batch_size)
             window = Window(places, places)
-            stretches = order.evaluation(sizes, self.batch_size * ranks, rank, ranks, worker, every)
-        yield from self._make(window, stretches, epoch)
+            rows = position.rows + made * part.workers * self.batch_size * ranks
+            stretches = order.evaluation(sizes, self.batch_size * ranks, part, rows)
+        yield from self._make(window, stretches, position.epoch)
 
     def _make(self, window: Window, stretches: Iterator[order.Stretch], epoch: int) -> Iterator[Batch]:
         laid: deque[order.Stretch] = deque()
@@ -250,7 +315,7 @@ class FeatureDataset(IterableDataset[Batch]):
             chunk=catalog.manifest.plan.chunk,
             row_bytes=max(catalog.row_bytes(combination) for combination in shown),
             batch_size=self.batch_size,
-            ranks=self._rank()[1],
+            ranks=self._place.ranks,
             workers=whole("workers", workers, 0),
             memory=self.memory,
         )
@@ -260,23 +325,32 @@ class FeatureDataset(IterableDataset[Batch]):
         """What chunks can show."""
         return self.catalog.combinations if self.augment else (PLAIN,)
 
-    def _rank(self) -> tuple[int, int]:
-        """(rank, ranks): as given, else as they are now in the main process, else as they were there."""
+    @property
+    def _place(self) -> Place:
+        """As given, else as it is now in the main process, else as it was there."""
         if self._given is not None:
             return self._given
         if get_worker_info() is None or (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            self._captured = current_rank()
-        if self._captured is None:
+            self._captured = current_place()
+        return self._captured
+
+    def _rank(self) -> int:
+        """This process's rank. Raises InputError where nothing tells it, though there are others."""
+        rank = self._place.rank
+        if rank is None:
             raise InputError(
                 "WORLD_SIZE says that there are other ranks, but neither RANK nor torch.distributed tells which one "
                 "this is: initialise torch.distributed before iterating, or give rank and ranks"
             )
-        return self._captured
+        return rank
 
     def __getstate__(self) -> dict[str, Any]:
         # Spawned workers know nothing of torch.distributed: what is known here travels with the data set.
         if self._given is None and get_worker_info() is None:
-            self._captured = current_rank()
+            self._captured = current_place()
+        wrong = misuse(sys._getframe(1), self._place.ranks)
+        if wrong is not None:
+            raise InputError(wrong)
         return dict(self.__dict__)
 
     def __repr__(self) -> str:
@@ -285,18 +359,9 @@ class FeatureDataset(IterableDataset[Batch]):
         try:
             held = f"holds at most {self.memory_needed()} bytes without workers"
             held += f", drops {self.dropped} samples an epoch" if self.dropped else ""
-        except InputError:
-            held = "rank not known yet"
+        except InputError as error:  # more ranks than when it was made
+            held = str(error)
         return (
             f"FeatureDataset({self.catalog.url!r}, layers={names}, {self.catalog.manifest.samples} samples, {mode}, "
             f"batch_size={self.batch_size}, {held}, memory={self.memory})"
         )
-
-
-def _collated(caller: FrameType) -> bool:
-    """Whether it is torch's fetcher that calls, about to put a batch of samples together, which here are batches.
-
-    A collate function of the user's own may know what to do with them.
-    """
-    own = caller.f_locals
-    return bool(own.get("auto_collation")) and own.get("collate_fn") is default_collate

@@ -1,4 +1,4 @@
-"""Choosing a deal (G, K, M) and stating its memory need before a byte is read."""
+"""What a deal is (N, n, B, G, K, M); choosing one, and stating its memory need before a byte is read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 
 from fmshards.errors import InputError
-from fmshards.stream.order import Deal
 
 READ_AHEAD = 2
 """Chunks that a worker reads ahead of the batch it makes."""
@@ -15,6 +14,109 @@ _MOST_LANES = 64
 _MOST_WINDOW = 16
 _CHUNK_ORDER = 32
 """Bytes of the order a chunk of the set: its size, its place in the epoch, and what sorting them takes."""
+_RUN = 80
+"""Bytes of a run that an earlier deal left: its chunk, first row and length, and what finding them takes."""
+
+
+@dataclass(frozen=True)
+class Deal:
+    """How rows are dealt to batches: what, with seed and epoch, fixes every batch of a job."""
+
+    samples: int
+    """N, samples of the set; of an epoch dealt anew, those that are left."""
+    chunk: int
+    """n, samples of a chunk."""
+    batch: int
+    """B, samples of a batch over all ranks."""
+    groups: int
+    """G, sequences of batches; the workers of a rank divide it."""
+    lanes: int
+    """K, lanes of a group; divides B, and the ranks divide it."""
+    window: int
+    """M, chunks over which a lane shuffles its rows."""
+
+    @property
+    def batches(self) -> int:
+        """T, batches of an epoch, the same for every rank."""
+        return self.samples // self.batch
+
+    @property
+    def share(self) -> int:
+        """B / K, rows that a lane gives to a batch."""
+        return self.batch // self.lanes
+
+    @property
+    def span(self) -> int:
+        """M * n: a row comes at most as many positions from where its lane has it."""
+        return self.window * self.chunk
+
+    def group_batches(self, group: int) -> int:
+        """Batches that one group makes in an epoch."""
+        return self.made(group, self.batches)
+
+    def made(self, group: int, done: int) -> int:
+        """Of the first `done` batches of the deal, those that one group makes."""
+        return max(0, -((group - done) // self.groups))
+
+    def lane(self, number: int, done: int) -> LaneCut:
+        """Lane `number`, lane number % K of group number // K, once `done` batches of the deal are shown."""
+        group, k = divmod(number, self.lanes)
+        each, more = divmod(self.batches, self.groups)
+        before = group * each + min(group, more)
+        length = self.group_batches(group) * self.share
+        return LaneCut(number, before * self.batch + k * length, length, self.made(group, done) * self.share)
+
+    @property
+    def lane_rows(self) -> int:
+        """Rows of the longest lanes."""
+        return self.group_batches(0) * self.share
+
+    @property
+    def stretch(self) -> int:
+        """Batches of a group that are laid out at a time."""
+        return max(1, self.span // (2 * self.share))
+
+    @property
+    def lane_places(self) -> int:
+        """Places that a lane's rows have at most, those that wait and those to come next.
+
+        With q the first row not yet shown, a batch ends before q + 2 * span + share; and a chunk is fetched whole.
+        """
+        return min(2 * self.span + self.share + self.chunk + 2, self.lane_rows)
+
+
+@dataclass(frozen=True)
+class LaneCut:
+    """Where a lane lies in the rows that are dealt, laid end to end, and how much of it is shown."""
+
+    number: int
+    first: int
+    """Position of its first row."""
+    length: int
+    """Rows, at consecutive positions."""
+    shown: int
+    """Rows that are shown: not always those at the first positions, see lane.py."""
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A deal and how many of its batches are shown. An epoch that was resumed otherwise than it was begun has several:
+    each deals what those before it left."""
+
+    deal: Deal
+    done: int = 0
+
+    @property
+    def left(self) -> int:
+        """Samples that are not shown, those that the deal drops among them."""
+        return self.deal.samples - self.done * self.deal.batch
+
+    @property
+    def pieces(self) -> int:
+        """Runs that it leaves at most beyond those that it dealt: of the rows that a lane's window reaches some are
+        shown and some are not, in turn."""
+        lane = min(self.deal.span, self.deal.lane_rows) // 2 + 2
+        return self.deal.groups * self.deal.lanes * lane + 1
 
 
 @dataclass(frozen=True)
@@ -32,6 +134,8 @@ class Job:
     workers: int
     memory: int
     """Bytes that all workers of one rank may hold."""
+    runs: int = 0
+    """Runs of the order beyond one for each of the chunks: what earlier deals of the epoch left in pieces."""
 
     @property
     def batch(self) -> int:
@@ -99,7 +203,7 @@ def order_memory(deal: Deal, job: Job) -> int:
     span = min(deal.span, deal.lane_rows)
     ahead = min(deal.stretch * deal.share, deal.lane_rows)
     lane = 4 * deal.lane_places + 16 * (span + ahead) + 64 * (ahead + min(deal.chunk, deal.lane_rows))
-    worker = _CHUNK_ORDER * job.chunks + 40 * (span + ahead) + 32 * (READ_AHEAD + 1) * job.chunk
+    worker = _CHUNK_ORDER * job.chunks + _RUN * job.runs + 40 * (span + ahead) + 32 * (READ_AHEAD + 1) * job.chunk
     return deal.groups * deal.lanes // job.ranks * lane + workers_of(job) * worker
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,21 +12,28 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fmshards.augment import Recipe
-from fmshards.errors import FmshardsError, InputError
+from fmshards.errors import FmshardsError, InputError, warn
 from fmshards.stream.arguments import flag, whole
 from fmshards.stream.dataset import Batch, FeatureDataset
+from fmshards.stream.epoch import Beginning
 from fmshards.workers import is_unsendable, is_worker_death, worker_died
 
 _MOST_WORKERS = 4
 
 
 class FeatureLoader(DataLoader[Batch]):
-    """A DataLoader over a FeatureDataset: `len(loader)` batches an iteration, and `set_epoch`.
+    """A DataLoader over a FeatureDataset: `len(loader)` batches an epoch, `set_epoch`, and its state.
 
     A worker that is killed, for memory most often, is a FmshardsError that says so.
     """
 
     dataset: FeatureDataset
+    _is_accelerate_prepared = True
+    """Accelerate's `prepare` leaves what has this as it is; it would split the batches over the processes again."""
+    _told: int = 0
+    """Batches of the coming epoch, as somebody was told who asked."""
+    _running: _Running | None = None
+    """The iteration that began last, and has not ended."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch names its own class
         try:
@@ -37,7 +45,45 @@ class FeatureLoader(DataLoader[Batch]):
                     "in a module, or start workers by fork (multiprocessing_context)"
                 ) from None
             raise self._death(error) or error from None
-        return batches if self.num_workers == 0 else _Watched(self, batches)
+        # Workers that persist iterate again for the same iterator of torch's.
+        turn = getattr(batches, "fmshards_turn", -1) + 1
+        made: Any = batches
+        made.fmshards_turn = turn
+        course = self.dataset.course
+        self._running = _Running(course.follow(self.num_workers, made._base_seed, turn), course.loads)
+        return _Handed(self, batches, self._running)
+
+    def __len__(self) -> int:
+        """Batches of the epoch in course, else of the next one: those handed out before a state that was loaded, and
+        those from there on. A trainer that counts on from its checkpoint ends with the epoch, though the later batches
+        may be of another size."""
+        position = self.dataset.course.next_position if self._running is None else self._running.began.position
+        self._told = self.dataset.epoch_batches(position, self.num_workers)
+        return self._told
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is, in plain data for `json`: the set, the seed, the epoch, and how many batches of it were
+        handed out by this loader's iterator. What workers have made ahead does not count.
+
+        After an epoch's last batch it is that epoch, all done, and the rest of it is empty; once the iterator has ended
+        it is the next epoch's beginning.
+        """
+        running, course = self._running, self.dataset.course
+        if running is None or running.loads != course.loads:
+            return course.next_state()
+        return self.dataset.state_after(running.began, running.handed)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make the next iteration the rest of the epoch that `state` is of: see FeatureDataset.load_state_dict."""
+        told, self._told = self._told, 0
+        self.dataset.load_state_dict(state, self.num_workers)
+        self._running = None
+        if 0 < told < len(self):
+            warn(
+                f"the epoch that goes on has {len(self)} batches, and before its state was loaded len(loader) was "
+                f"asked for and said {told}: a trainer that keeps to that ends the epoch early; load the state first "
+                "(in Lightning from a DataModule's state_dict, as examples/trainers/with_lightning.py does)"
+            )
 
     def _death(self, error: Exception) -> FmshardsError | None:
         """What to raise in place of an error that is a worker's death; its fellows are given up then."""
@@ -67,19 +113,34 @@ class FeatureLoader(DataLoader[Batch]):
         return self.dataset.memory_needed(self.num_workers)
 
 
-class _Watched(Iterator[Batch]):
-    """torch's iterator over batches that workers make, and what a worker's death is called."""
+@dataclass
+class _Running:
+    """How far an iteration has come."""
 
-    def __init__(self, loader: FeatureLoader, batches: Iterator[Batch]) -> None:
-        self._loader, self._batches = loader, batches
+    began: Beginning
+    loads: int
+    """States that its data set had loaded before it began."""
+    handed: int = 0
+    """Batches that it has handed out."""
+
+
+class _Handed(Iterator[Batch]):
+    """torch's iterator over batches: they are counted when they are handed out, and a worker's death is called so."""
+
+    def __init__(self, loader: FeatureLoader, batches: Iterator[Batch], running: _Running) -> None:
+        self._loader, self._batches, self._running = loader, batches, running
 
     def __next__(self) -> Batch:
         try:
-            return next(self._batches)
+            batch = next(self._batches)
         except StopIteration:
+            if self._loader._running is self._running:
+                self._loader._running = None
             raise
         except Exception as error:
             raise self._loader._death(error) or error from None
+        self._running.handed += 1
+        return batch
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -118,7 +179,8 @@ def loader(
     torch's DataLoader.
 
     One loader serves all epochs. A loader made anew begins at epoch 0 again, with the same order and the same crops:
-    where each epoch makes its own, write `fmshards.loader(url, ..., epoch=epoch)`.
+    where each epoch makes its own, write `fmshards.loader(url, ..., epoch=epoch)`. `state_dict` and `load_state_dict`
+    of the loader stop it at any batch and go on.
 
     Raises InputError, MismatchError or FormatError, as FeatureDataset, before a worker starts: the number of workers
     is known here, so that memory and divisibility are checked too.

@@ -21,7 +21,7 @@ from fmshards.stream import order
 from fmshards.stream.arguments import dtype_of, field_names, flag, given_to, memory_bytes, whole
 from fmshards.stream.batch import KEYS, batch_of, chunk_columns
 from fmshards.stream.decode import FeatureDecoder
-from fmshards.stream.epoch import EpochCounter
+from fmshards.stream.epoch import EpochCounter, Position
 from fmshards.stream.samples import check_chunk
 
 _AT_ONCE = 32
@@ -54,15 +54,15 @@ class ChunkDecoder:
     @property
     def epoch(self) -> int:
         """The epoch that the next run of the pipeline will be."""
-        return self._epochs.next
+        return self._epochs.next.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next run of the pipeline epoch `epoch`; later ones count on from there."""
-        self._epochs.set(whole("epoch", epoch, 0))
+        self._epochs.set(Position(whole("epoch", epoch, 0)))
 
     def __call__(self, source: Iterable[Any]) -> Iterator[dict[str, Any]]:
         """Samples of the shards that `source` names, each shard's in stored order."""
-        return self._samples(source, self._epochs.begin())
+        return self._samples(source, self._epochs.begin().epoch)
 
     def _samples(self, source: Iterable[Any], epoch: int) -> Iterator[dict[str, Any]]:
         known: dict[tuple[str, str], tuple[Fetcher, FeatureDecoder]] = {}

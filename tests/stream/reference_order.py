@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmshards.stream.order import Deal
+from fmshards.stream.deal import Deal, Leg
 
 Ints = NDArray[np.int64]
 
@@ -47,7 +48,7 @@ class Schedule:
 
 def chunk_order(chunks: int, seed: int, epoch: int) -> Ints:
     """The epoch's permutation of the set's chunks."""
-    return np.argsort(_raw(chunks, "chunks", seed, epoch), kind="stable")
+    return np.argsort(raw(chunks, "chunks", seed, epoch), kind="stable")
 
 
 def combinations(chunks: int, count: int, seed: int, epoch: int) -> Ints:
@@ -56,7 +57,7 @@ def combinations(chunks: int, count: int, seed: int, epoch: int) -> Ints:
     Drawn without replacement: in each block of `count` epochs a chunk shows each combination once, in an order
     drawn from (seed, block, chunk).
     """
-    keys = _raw(chunks * count, "combinations", seed, epoch // count).reshape(chunks, count)
+    keys = raw(chunks * count, "combinations", seed, epoch // count).reshape(chunks, count)
     return np.argsort(keys, axis=1, kind="stable")[:, epoch % count]
 
 
@@ -120,6 +121,29 @@ def training(
     )
 
 
+def legs_laid_out(legs: Sequence[Leg], sizes: Ints, seed: int, epoch: int) -> list[list[int]]:
+    """The samples of the batches that are left of the last leg: every leg of the epoch dealt whole, a list of samples
+    from which those of its first batches are struck out."""
+    first = np.cumsum(sizes) - sizes
+    rows = [int(first[c]) + i for c in chunk_order(len(sizes), seed, epoch) for i in range(sizes[c])]
+    batches: list[list[int]] = []
+    for index, leg in enumerate(legs):
+        deal, names = leg.deal, ("lane", seed, epoch, index) if index else ("lane", seed, epoch)
+        share, at = deal.batch // deal.lanes, 0
+        batches = [[] for _ in range(deal.batches)]
+        for group in range(deal.groups):
+            for lane in range(deal.lanes):
+                own = rows[at : at + deal.group_batches(group) * share]
+                at += len(own)
+                uniform = (raw(len(own), *names, group * deal.lanes + lane) >> np.uint64(11)) * 2.0**-53
+                turn = np.argsort(np.arange(len(own)) + uniform * (deal.window * deal.chunk), kind="stable")
+                for number, t in enumerate(range(group, deal.batches, deal.groups)):
+                    batches[t] += [own[i] for i in turn[number * share : (number + 1) * share]]
+        struck = {sample for batch in batches[: leg.done] for sample in batch}
+        rows = [sample for sample in rows if sample not in struck]
+    return batches[legs[-1].done :]
+
+
 def evaluation(
     sizes: Ints, batch: int, rank: int = 0, ranks: int = 1, worker: int = 0, workers: int = 1, start: int = 0
 ) -> Schedule:
@@ -159,7 +183,7 @@ class _Lane:
 
 
 def _window_order(length: int, deal: Deal, seed: int, epoch: int, lane: int) -> Ints:
-    uniform = (_raw(length, "lane", seed, epoch, lane) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    uniform = (raw(length, "lane", seed, epoch, lane) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return np.argsort(np.arange(length) + uniform * (deal.window * deal.chunk), kind="stable")
 
 
@@ -203,7 +227,8 @@ def _ranges(start: Ints, count: Ints) -> Ints:
     return ranges
 
 
-def _raw(count: int, *words: object) -> NDArray[np.uint64]:
+def raw(count: int, *words: object, before: int = 0) -> NDArray[np.uint64]:
+    """The numbers that `words` name, `count` of them after the first 4 * `before`."""
     digest = hashlib.blake2b("|".join(map(str, words)).encode(), digest_size=16).digest()
-    generator = np.random.Philox(key=np.frombuffer(digest, "<u8"))
+    generator = np.random.Philox(key=np.frombuffer(digest, "<u8"), counter=before)
     return np.asarray(generator.random_raw(count), np.uint64)

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fmshards.errors import InputError
-from fmshards.stream.epoch import EpochCounter
+from fmshards.stream.epoch import EpochCounter, Position
 
 
 class Numbers(IterableDataset[tuple[int, int]]):
@@ -23,7 +23,7 @@ class Numbers(IterableDataset[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         info = get_worker_info()
-        return self.items(self.epochs.begin(), 0 if info is None else info.id)
+        return self.items(self.epochs.begin().epoch, 0 if info is None else info.id)
 
     def items(self, epoch: int, worker: int) -> Iterator[tuple[int, int]]:
         for _ in range(self.length):
@@ -67,11 +67,11 @@ def test_epochs_advance_once_and_can_be_set(workers: int, method: str | None, pe
     data = Numbers()
     load = loader(data, workers, method, persistent)
     assert [epoch_of(load, workers) for _ in range(3)] == [0, 1, 2]
-    data.epochs.set(10)
+    data.epochs.set(Position(10))
     assert [epoch_of(load, workers) for _ in range(2)] == [10, 11]
-    data.epochs.set(0)
+    data.epochs.set(Position(0))
     assert epoch_of(load, workers) == 0
-    assert data.epochs.next == 1
+    assert data.epochs.next.epoch == 1
 
 
 @pytest.mark.parametrize("persistent", [False, True])
@@ -119,7 +119,7 @@ def test_a_late_worker_joins_its_own_iteration() -> None:
     assert tuple(next(first)) == (0, 0)
     second = iter(load)
     assert tuple(next(second)) == (1, 0)
-    data.epochs.set(7)
+    data.epochs.set(Position(7))
     assert {tuple(item) for item in first} == {(0, 0), (0, 1)}
     assert {tuple(item) for item in second} == {(1, 0), (1, 1)}
     assert epoch_of(load, 2) == 7
@@ -129,12 +129,12 @@ def test_copies_count_for_themselves() -> None:
     counter = EpochCounter(3)
     others = [pickle.loads(pickle.dumps(counter)), copy.deepcopy(counter)]
     counter.begin()
-    assert [other.next for other in others] == [3, 3]
-    assert others[0].begin() == 3
-    assert counter.next == 4
+    assert [other.next.epoch for other in others] == [3, 3]
+    assert others[0].begin().epoch == 3
+    assert counter.next.epoch == 4
 
 
 @pytest.mark.parametrize("epoch", [-1, 1.5, "3", True])
 def test_what_is_no_epoch_is_refused(epoch: object) -> None:
     with pytest.raises(InputError, match="number from 0 on"):
-        EpochCounter().set(epoch)  # type: ignore[arg-type]  # the point of the test
+        EpochCounter().set(Position(epoch))  # type: ignore[arg-type]  # the point of the test

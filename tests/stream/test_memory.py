@@ -17,7 +17,8 @@ from fmshards.codec import FeatureSpec, codec_for
 from fmshards.errors import InputError
 from fmshards.reader import Fetcher, open_catalog
 from fmshards.stream import FeatureDataset, FeatureDecoder, dataset, decode_chunks, loader, open_shards, order
-from fmshards.stream.deal import READ_AHEAD, Job, choose_deal, lane_slots, memory_needed
+from fmshards.stream.deal import READ_AHEAD, Deal, Job, Leg, choose_deal, lane_slots, memory_needed
+from fmshards.stream.order import Part
 from fmshards.stream.window import Window
 from tests.sets import BuiltSet, build_set
 from tests.stream.helpers import carry_out
@@ -84,10 +85,10 @@ def test_the_window_is_no_larger_than_it_must_be(many: BuiltSet) -> None:
     """A slot is used again as soon as its row is given away."""
     deal = FeatureDataset(many.url, batch_size=16, window=2, lanes=2, groups=1).deal()
     sizes = np.full(100, 8, np.int32)
-    expected = iter(carry_out(order.training(deal, sizes, 0, 0)).rows)
+    expected = iter(carry_out(order.training([Leg(deal)], sizes, 0, 0)).rows)
     window = Window(2 * (2 * 8 + 8 + 8), 2 * deal.lane_places)
     taken = set()
-    for stretch in order.training(deal, sizes, 0, 0):
+    for stretch in order.training([Leg(deal)], sizes, 0, 0):
         done = 0
         for i, need in enumerate(stretch.need.tolist()):
             for f in range(done, need):
@@ -142,12 +143,12 @@ def test_deals_that_are_chosen(
     sizes = np.full(job.chunks, chunk)
     sizes[-1] = samples - chunk * (job.chunks - 1)
     if samples < 1000:
-        made = carry_out(order.training(deal, sizes, 0, 0, 0, ranks, 0, max(workers, 1)))
+        made = carry_out(order.training([Leg(deal)], sizes, 0, 0, Part(0, ranks, 0, max(workers, 1))))
         assert made.most <= deal.groups * deal.lanes // ranks // max(workers, 1) * lane_slots(deal)
 
 
-def _least(job: Job) -> order.Deal:
-    return order.Deal(job.samples, job.chunk, job.batch, max(job.workers, 1), job.ranks, 1)
+def _least(job: Job) -> Deal:
+    return Deal(job.samples, job.chunk, job.batch, max(job.workers, 1), job.ranks, 1)
 
 
 def test_reading_ahead_is_part_of_the_statement(many: BuiltSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fmshards.stream import order
-from fmshards.stream.deal import READ_AHEAD, Job, evaluation_memory, lane_slots, order_memory
-from fmshards.stream.order import Deal
+from fmshards.stream.deal import READ_AHEAD, Deal, Job, Leg, evaluation_memory, lane_slots, order_memory
+from fmshards.stream.order import Part
+from fmshards.stream.runs import chunk_order
 from tests.stream import reference_order
 from tests.stream.helpers import Carried, carry_out
 
@@ -40,7 +41,7 @@ def global_batches(deal: Deal, sizes: np.ndarray, ranks: int, workers: int, star
     for rank in range(ranks):
         seen = []
         for worker in range(workers):
-            made = carry_out(order.training(deal, sizes, 7, epoch, rank, ranks, worker, workers, start))
+            made = carry_out(order.training([Leg(deal, start)], sizes, 7, epoch, Part(rank, ranks, worker, workers)))
             assert made.batches == list(range(start + worker, deal.batches, workers))
             for number, batch in zip(made.batches, made.ids(sizes), strict=True):
                 assert len(batch) == deal.batch // ranks
@@ -81,7 +82,7 @@ def test_a_schedule_can_be_carried_out(case: tuple[Deal, np.ndarray], data: st.D
     workers = data.draw(st.sampled_from([w for w in (1, 2, 3) if deal.groups % w == 0]))
     worker = data.draw(st.integers(0, workers - 1))
     start = data.draw(st.integers(0, deal.batches))
-    made = carry_out(order.training(deal, sizes, 1, 2, 0, 1, worker, workers, start))
+    made = carry_out(order.training([Leg(deal, start)], sizes, 1, 2, Part(worker=worker, workers=workers)))
     lanes = deal.groups * deal.lanes // workers
     assert made.most <= lanes * lane_slots(deal)
     assert made.places <= lanes * deal.lane_places
@@ -109,7 +110,7 @@ def test_the_order_is_that_of_epochs_laid_out_whole(case: tuple[Deal, np.ndarray
     workers = data.draw(st.sampled_from([w for w in (1, 2, 3, 4, 6) if deal.groups % w == 0]))
     who = data.draw(st.integers(0, ranks - 1)), ranks, data.draw(st.integers(0, workers - 1)), workers
     start = data.draw(st.integers(0, deal.batches))
-    made = carry_out(order.training(deal, sizes, 7, 2, *who, start))
+    made = carry_out(order.training([Leg(deal, start)], sizes, 7, 2, Part(*who)))
     expected = as_reference(reference_order.training(deal, sizes, 7, 2, *who, start))
     assert made.batches == expected.batches
     assert made.rows == expected.rows
@@ -121,7 +122,7 @@ def test_the_order_of_wide_windows_and_of_one_lane_is_the_same() -> None:
     sizes = np.full(300, 40, np.int32)
     for deal in (Deal(12000, 40, 50, 1, 1, 16), Deal(12000, 40, 8, 3, 2, 1), Deal(12000, 40, 4000, 1, 4, 2)):
         for start in (0, deal.batches // 2):
-            made = carry_out(order.training(deal, sizes, 3, 1, start=start))
+            made = carry_out(order.training([Leg(deal, start)], sizes, 3, 1))
             expected = as_reference(reference_order.training(deal, sizes.astype(np.int64), 3, 1, start=start))
             assert (made.rows, made.fetches) == (expected.rows, expected.fetches)
 
@@ -137,7 +138,7 @@ def test_evaluation_is_in_stored_order(
     batch, seen = ranks * width, {}
     for rank in range(ranks):
         for worker in range(workers):
-            made = carry_out(order.evaluation(sizes, batch, rank, ranks, worker, workers))
+            made = carry_out(order.evaluation(sizes, batch, Part(rank, ranks, worker, workers)))
             assert made.places <= order.evaluation_places(int(sizes.max()), width)
             expected = as_reference(reference_order.evaluation(sizes, batch, rank, ranks, worker, workers))
             assert made.batches == expected.batches
@@ -163,16 +164,16 @@ def test_epochs_differ_and_drop_other_rows() -> None:
     dropped = [frozenset(range(100)) - frozenset(rows.tolist()) for rows in epochs]
     assert all(len(rows) == 4 for rows in dropped)
     assert len(set(dropped)) > 6
-    seeds = {str(carry_out(order.training(deal, sizes, seed, 0)).rows) for seed in range(5)}
+    seeds = {str(carry_out(order.training([Leg(deal)], sizes, seed, 0)).rows) for seed in range(5)}
     assert len(seeds) == 5
 
 
 def test_rows_stay_within_their_window() -> None:
     sizes = np.full(200, 10, np.int64)
     deal = Deal(2000, 10, 20, 1, 1, 4)
-    made = carry_out(order.training(deal, sizes, 3, 0))
+    made = carry_out(order.training([Leg(deal)], sizes, 3, 0))
     chunk, row = np.array(made.rows).reshape(-1, 2).T
-    permuted = order.chunk_order(200, 3, 0)
+    permuted = chunk_order(200, 3, 0)
     position = np.argsort(permuted)[chunk] * 10 + row
     moved = position - np.arange(2000)
     assert moved.min() >= -40
@@ -182,11 +183,91 @@ def test_rows_stay_within_their_window() -> None:
     assert made.most <= lane_slots(deal) < 100
 
 
+@SETTINGS
+@given(deals(), st.data())
+def test_a_chunk_is_fetched_once_for_each_lane_that_it_lies_in(
+    case: tuple[Deal, np.ndarray], data: st.DataObject
+) -> None:
+    """Whatever the ranks and workers, an epoch fetches at most one chunk a lane more than there are; going on from a
+    batch, at most those again that the windows had."""
+    deal, sizes = case
+    ranks = data.draw(st.sampled_from([r for r in (1, 2, 3, 4, 6) if deal.lanes % r == 0]))
+    workers = data.draw(st.sampled_from([w for w in (1, 2, 3, 4, 6) if deal.groups % w == 0]))
+    start = data.draw(st.integers(0, deal.batches))
+    fetches = []
+    for rank in range(ranks):
+        for worker in range(workers):
+            made = carry_out(order.training([Leg(deal, start)], sizes, 7, 0, Part(rank, ranks, worker, workers)))
+            fetches += made.fetches
+    assert len(fetches) <= len(sizes) + deal.groups * deal.lanes
+    assert sum(count for _, _, count in fetches) == (deal.batches - start) * deal.batch
+
+
+@SETTINGS
+@given(st.integers(1, 9), st.integers(1, 30), st.integers(1, 6), st.integers(1, 6))
+def test_no_row_is_further_than_the_window_from_its_turn(chunk: int, chunks: int, window: int, share: int) -> None:
+    sizes = np.full(chunks, chunk, np.int64)
+    deal = Deal(chunk * chunks, chunk, min(share, chunk * chunks), 1, 1, window)
+    made = carry_out(order.training([Leg(deal)], sizes, 3, 0))
+    at = np.argsort(chunk_order(chunks, 3, 0))
+    shown = [at[c] * chunk + row for batch in made.rows for c, row in batch]
+    assert np.abs(np.array(shown) - np.arange(len(shown))).max() < max(2, deal.span)
+
+
+def test_fetches_come_evenly() -> None:
+    """The chunks fetched over 16 batches, once windows are full, against their mean."""
+    for deal, most in ((Deal(250_000, 64, 64, 1, 16, 4), 1.6), (Deal(1 << 18, 64, 64, 1, 16, 4), 3.0)):
+        sizes = np.full(-(-deal.samples // 64), 64, np.int64)
+        sizes[-1] = deal.samples - sizes[:-1].sum()
+        made = carry_out(order.training([Leg(deal)], sizes, 0, 0))
+        fetches = np.bincount([before for before, _, _ in made.fetches], minlength=deal.batches + 1)
+        steady = fetches[deal.span // deal.share : -deal.span // deal.share]
+        assert abs(steady.mean() - 1) < 0.05
+        assert np.convolve(steady, np.ones(16), "valid").max() / 16 / steady.mean() < most
+
+
+def alike(batches: np.ndarray, kind: np.ndarray) -> float:
+    """Pairs of a batch that are of one kind, the mean over batches."""
+    counts = [np.unique(row, return_counts=True)[1] for row in kind[batches]]
+    return float(np.mean([(count * (count - 1)).sum() / 2 for count in counts]))
+
+
+def test_a_batch_is_mixed_from_many_chunks() -> None:
+    """Pairs of a batch from one chunk, of a set that is sorted by label: near a perfect permutation, and far from
+    whole chunks in a random order."""
+    sizes = np.full(2000, 64, np.int64)
+    kind = np.arange(128_000) // 64
+
+    def of(deal: Deal) -> float:
+        return alike(np.stack(list(global_batches(deal, sizes, 1, 1).values())), kind)
+
+    perfect = alike(np.random.default_rng(0).permutation(128_000).reshape(-1, 64), kind)
+    ours, coarse = of(Deal(128_000, 64, 64, 1, 32, 16)), of(Deal(128_000, 64, 64, 1, 1, 1))
+    assert perfect < ours < 4 * perfect
+    assert coarse > 500 * perfect
+
+
+def test_the_order_of_a_hundred_million_samples_is_small() -> None:
+    """From the beginning, from the middle, and dealt anew there: no object a chunk, and little a lane."""
+    sizes = np.full(400_000, 256, np.int32)
+    deal = Deal(int(sizes.sum()), 256, 256, 4, 64, 16)
+    half = Leg(deal, deal.batches // 2)
+    anew = Leg(Deal(half.left, 256, 384, 3, 64, 16))
+    job = Job(deal.samples, len(sizes), 256, 1, 384, 1, 3, 1 << 40, runs=half.pieces)
+    for legs, workers in (([Leg(deal)], 4), ([half], 4), ([half, anew], 3)):
+        tracemalloc.start()
+        next(order.training(legs, sizes, 0, 0, Part(workers=workers)))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 40_000_000
+        assert most < order_memory(legs[-1].deal, job) / workers
+
+
 def test_the_order_is_fixed_for_ever() -> None:
     """A change here changes every user's runs: resuming and reproducing stop working across versions."""
     sizes = np.array([4, 4, 2, 4, 1], np.int64)
-    assert carry_out(order.training(Deal(15, 4, 4, 1, 2, 2), sizes, 5, 1)).ids(sizes) == FIXED_ROWS
-    assert order.chunk_order(10, 5, 1).tolist() == FIXED_CHUNKS
+    assert carry_out(order.training([Leg(Deal(15, 4, 4, 1, 2, 2))], sizes, 5, 1)).ids(sizes) == FIXED_ROWS
+    assert chunk_order(10, 5, 1).tolist() == FIXED_CHUNKS
     assert [order.Combinations(3, 5, 1).of(chunk) for chunk in range(8)] == FIXED_COMBINATIONS
 
 
@@ -216,7 +297,7 @@ def test_a_million_rows_are_cheap_to_order() -> None:
     """What one worker does at the start of an epoch is vectorised: a loop over rows would take minutes."""
     sizes = np.full(4000, 256, np.int64)
     deal = Deal(4000 * 256, 256, 256, 4, 64, 4)
-    made = list(order.training(deal, sizes, 0, 0, 0, 1, 1, 4))
+    made = list(order.training([Leg(deal)], sizes, 0, 0, Part(worker=1, workers=4)))
     assert sum(len(stretch.batches) for stretch in made) == 1000
 
 
@@ -234,12 +315,12 @@ def test_the_order_takes_the_memory_that_is_stated(chunks: int, deal: Deal, rank
     """At the epoch's begin and from there on: it does not grow with the samples that are still to come."""
     job = Job(deal.samples, chunks, deal.chunk, 100, deal.batch // ranks, ranks, workers, 1 << 40)
     small = Deal(100, 5, 10, 1, 2, 2)
-    list(order.training(small, np.full(20, 5, np.int32), 0, 0))  # what is imported and kept once
+    list(order.training([Leg(small)], np.full(20, 5, np.int32), 0, 0))  # what is imported and kept once
     tracemalloc.start()
     sizes = np.full(chunks, deal.chunk, np.int32)
     np.empty(deal.lane_places * deal.groups * deal.lanes // ranks // workers, np.int32)
     laid: deque[order.Stretch] = deque()
-    for stretch in islice(order.training(deal, sizes, 0, 0, 0, ranks, 0, workers), 30):
+    for stretch in islice(order.training([Leg(deal)], sizes, 0, 0, Part(0, ranks, 0, workers)), 30):
         laid.append(stretch)
         if sum(len(ahead.chunk) for ahead in laid) - len(laid[0].chunk) > READ_AHEAD + 1:
             laid.popleft()
