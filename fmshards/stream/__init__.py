@@ -7,6 +7,8 @@ draws.py      the order's random numbers
 deal.py       what a deal is; choosing one (G, K, M) and stating its memory
 state.py      the state of a stream, and how an epoch goes on from it
 course.py     where a data set's iterations begin, over its epochs and the states that are loaded
+iteration.py  one process's batches of an epoch, with a state of its own
+misuse.py     who it is that iterates a data set, where that would end in wrong batches
 agree.py      whether all ranks were given the same state
 epoch.py      the epoch number, and where in it to begin, that all workers agree on
 window.py     compressed rows in slots
@@ -17,6 +19,7 @@ loading.py    loader, and the DataLoader that it makes
 samples.py    open_shards
 plugin.py     decode_chunks, a stage for WebDataset pipelines
 arguments.py  what people give for an argument
+trainers/     what a trainer needs beyond the loader
 
 The set itself, and chunks read and verified, come from the room `reader`; which rank this is from `fmshards.place`.
 """
