@@ -174,11 +174,13 @@ def build_set(
     fields: dict[str, list] | None = None,
     filter: str | None = None,
     seed: int = 0,
+    prefix: str = "0" * 64,
     whole: bool = True,
 ) -> BuiltSet:
     """Write a set of `samples[s]` samples in shard s. layers: name -> rate (default `{"layer2": "fp32"}`).
 
-    `fields`: more columns of N values. whole=False leaves out the manifest, as an extraction that was cut short does.
+    `fields`: more columns of N values. prefix: the digest of its weights.
+    whole=False leaves out the manifest, as an extraction that was cut short does.
     """
     rng = np.random.default_rng(seed)
     some = np.random.default_rng(seed + 1)
@@ -224,7 +226,7 @@ def build_set(
     plan = plan_of(
         plans,
         samples,
-        identity={"layers": {p.name: {"cut": p.cut, "prefix": "0" * 64} for p in plans}, "seed": seed},
+        identity={"layers": {p.name: {"cut": p.cut, "prefix": prefix} for p in plans}, "seed": seed},
         chunk=chunk,
         base_size=base_size,
         recipe=recipe_.to_json(),

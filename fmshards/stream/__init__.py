@@ -15,6 +15,7 @@ window.py     compressed rows in slots
 batch.py      gathered rows as a batch
 decode.py     FeatureDecoder: rows -> features, augmented
 dataset.py    FeatureDataset
+mix.py        FeatureMix: several sets by weight
 loading.py    loader, and the DataLoader that it makes
 samples.py    open_shards
 plugin.py     decode_chunks, a stage for WebDataset pipelines
@@ -29,7 +30,8 @@ from __future__ import annotations
 from fmshards.stream.dataset import FeatureDataset
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.loading import FeatureLoader, loader
+from fmshards.stream.mix import FeatureMix
 from fmshards.stream.plugin import decode_chunks
 from fmshards.stream.samples import open_shards
 
-__all__ = ["FeatureDataset", "FeatureDecoder", "FeatureLoader", "decode_chunks", "loader", "open_shards"]
+__all__ = ["FeatureDataset", "FeatureDecoder", "FeatureLoader", "FeatureMix", "decode_chunks", "loader", "open_shards"]

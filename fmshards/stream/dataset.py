@@ -200,8 +200,37 @@ class FeatureDataset(IterableDataset[Batch]):
             coming, anew = self.course.coming(self._job(workers), self._shape)
             compare_states(coming, self._rank(), self._place.ranks, needed=anew)
 
-    def epoch_batches(self, position: Position, workers: int = 0) -> int:
-        """Batches of an epoch of which an iteration with `workers` workers begins there: see Course."""
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise InputError or MismatchError as `load_state_dict` would, and load nothing."""
+        self.course.position_of(state)
+
+    @property
+    def ranks(self) -> int:
+        """Ranks among which this process is one."""
+        return self._place.ranks
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one sample's compressed rows, over all layers and members that are read."""
+        return max(self.catalog.row_bytes(combination) for combination in self._shown)
+
+    @property
+    def loads(self) -> int:
+        """States that were loaded in this process."""
+        return self.course.loads
+
+    def next_state(self) -> dict[str, Any]:
+        """The state of the next iteration's beginning."""
+        return self.course.next_state()
+
+    def follow(self, workers: int, base_seed: int, turn: int) -> Beginning:
+        """Where the iteration began that a DataLoader has just made: see Course."""
+        return self.course.follow(workers, base_seed, turn)
+
+    def epoch_batches(self, workers: int = 0, began: Beginning | None = None) -> int:
+        """Batches of the epoch of which an iteration with `workers` workers began there, or else of the next one: those
+        before it, and its own."""
+        position = self.course.next_position if began is None else began.position
         return self.course.batches(position, self._job(workers), self._shape)
 
     def state_after(self, began: Beginning, batches: int) -> dict[str, Any]:
@@ -308,12 +337,12 @@ class FeatureDataset(IterableDataset[Batch]):
             )
 
     def _job(self, workers: int) -> Job:
-        catalog, shown = self.catalog, self._shown
+        catalog = self.catalog
         return Job(
             samples=catalog.manifest.samples,
             chunks=catalog.chunks,
             chunk=catalog.manifest.plan.chunk,
-            row_bytes=max(catalog.row_bytes(combination) for combination in shown),
+            row_bytes=self.row_bytes,
             batch_size=self.batch_size,
             ranks=self._place.ranks,
             workers=whole("workers", workers, 0),

@@ -15,19 +15,19 @@ from fmshards.augment import Recipe
 from fmshards.errors import FmshardsError, InputError, warn
 from fmshards.stream.arguments import flag, whole
 from fmshards.stream.dataset import Batch, FeatureDataset
-from fmshards.stream.epoch import Beginning
+from fmshards.stream.mix import FeatureMix
 from fmshards.workers import is_unsendable, is_worker_death, worker_died
 
 _MOST_WORKERS = 4
 
 
 class FeatureLoader(DataLoader[Batch]):
-    """A DataLoader over a FeatureDataset: `len(loader)` batches an epoch, `set_epoch`, and its state.
+    """A DataLoader over a FeatureDataset or a FeatureMix: `len(loader)` batches an epoch, `set_epoch`, and its state.
 
     A worker that is killed, for memory most often, is a FmshardsError that says so.
     """
 
-    dataset: FeatureDataset
+    dataset: FeatureDataset | FeatureMix
     _is_accelerate_prepared = True
     """Accelerate's `prepare` leaves what has this as it is; it would split the batches over the processes again."""
     _told: int = 0
@@ -49,16 +49,16 @@ class FeatureLoader(DataLoader[Batch]):
         turn = getattr(batches, "fmshards_turn", -1) + 1
         made: Any = batches
         made.fmshards_turn = turn
-        course = self.dataset.course
-        self._running = _Running(course.follow(self.num_workers, made._base_seed, turn), course.loads)
+        began = self.dataset.follow(self.num_workers, made._base_seed, turn)
+        self._running = _Running(began, self.dataset.loads)
         return _Handed(self, batches, self._running)
 
     def __len__(self) -> int:
         """Batches of the epoch in course, else of the next one: those handed out before a state that was loaded, and
         those from there on. A trainer that counts on from its checkpoint ends with the epoch, though the later batches
         may be of another size."""
-        position = self.dataset.course.next_position if self._running is None else self._running.began.position
-        self._told = self.dataset.epoch_batches(position, self.num_workers)
+        began = None if self._running is None else self._running.began
+        self._told = self.dataset.epoch_batches(self.num_workers, began)
         return self._told
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,9 +68,9 @@ class FeatureLoader(DataLoader[Batch]):
         After an epoch's last batch it is that epoch, all done, and the rest of it is empty; once the iterator has ended
         it is the next epoch's beginning.
         """
-        running, course = self._running, self.dataset.course
-        if running is None or running.loads != course.loads:
-            return course.next_state()
+        running = self._running
+        if running is None or running.loads != self.dataset.loads:
+            return self.dataset.next_state()
         return self.dataset.state_after(running.began, running.handed)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -117,7 +117,8 @@ class FeatureLoader(DataLoader[Batch]):
 class _Running:
     """How far an iteration has come."""
 
-    began: Beginning
+    began: Any
+    """As its data set says it."""
     loads: int
     """States that its data set had loaded before it began."""
     handed: int = 0
@@ -147,7 +148,7 @@ class _Handed(Iterator[Batch]):
 
 
 def loader(
-    url: str | os.PathLike[str],
+    url: str | os.PathLike[str] | Sequence[tuple[str | os.PathLike[str], float]],
     batch_size: int = 64,
     *,
     layers: Sequence[str] | str | None = None,
@@ -174,6 +175,8 @@ def loader(
 ) -> FeatureLoader:
     """A loader of the set at `url`; FeatureDataset says what a batch is and what the arguments mean.
 
+    url: or several sets to mix, [(url, weight), ...]: see FeatureMix.
+
     num_workers: by default one for each core this process may use, up to 4 and never more than batches (none on one
     core). pin_memory: where there is a CUDA device. persistent_workers: where there are workers. `options` go to
     torch's DataLoader.
@@ -188,26 +191,27 @@ def loader(
     fixed = sorted(options.keys() & {"dataset", "shuffle", "sampler", "batch_sampler", "drop_last", "collate_fn"})
     if fixed:
         raise InputError(f"{fixed[0]} is not for a loader over shards: its data set makes whole batches, in its order")
-    dataset = FeatureDataset(
-        url,
-        layers,
-        batch_size,
-        seed,
-        memory,
-        train,
-        model,
-        decode,
-        dtype,
-        fields=fields,
-        augment=augment,
-        recipe=recipe,
-        groups=groups,
-        lanes=lanes,
-        window=window,
-        rank=rank,
-        ranks=ranks,
-        epoch=epoch,
-    )
+    given: dict[str, Any] = {
+        "layers": layers,
+        "batch_size": batch_size,
+        "seed": seed,
+        "memory": memory,
+        "train": train,
+        "model": model,
+        "decode": decode,
+        "dtype": dtype,
+        "fields": fields,
+        "augment": augment,
+        "recipe": recipe,
+        "groups": groups,
+        "lanes": lanes,
+        "window": window,
+        "rank": rank,
+        "ranks": ranks,
+        "epoch": epoch,
+    }
+    dataset: FeatureDataset | FeatureMix
+    dataset = FeatureDataset(url, **given) if isinstance(url, (str, os.PathLike)) else FeatureMix(url, **given)
     workers = _workers(dataset, groups) if num_workers is None else whole("num_workers", num_workers, 0)
     dataset.check(workers)
     pinned = torch.cuda.is_available() if pin_memory is None else flag("pin_memory", pin_memory)
@@ -231,7 +235,7 @@ def loader(
     return made
 
 
-def _workers(dataset: FeatureDataset, groups: int | None) -> int:
+def _workers(dataset: FeatureDataset | FeatureMix, groups: int | None) -> int:
     """One for each core, up to 4; fewer where batches are few, groups are given, or memory is short."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     most = min(_MOST_WORKERS, cores, len(dataset)) if cores > 1 else 0
