@@ -22,30 +22,32 @@ Ints = npt.NDArray[np.int64]
 _ENDS = np.array(SCAN)
 
 
-def coefficients(x: Floats, blocks: Blocks, gains: Floats) -> Floats:
-    """float32 [n, blocks.count, 16], in scan order, of x, float32 [n, values]. gains: [C]."""
+def coefficients(x: Floats, blocks: Blocks, tables: Arrays) -> Floats:
+    """float32 [n, blocks.count, 16], in scan order, of x, float32 [n, values]."""
     n = len(x)
     found = np.zeros((n, blocks.count, 16), np.float32)
     runs = found[:, blocks.grid :].reshape(n, -1)
-    runs[:, : blocks.run_values] = x[:, : blocks.run_values]
+    runs[:, : blocks.run_values] = x[:, : blocks.run_values] - tables.run_offsets
     found[:, blocks.grid :] = runs.reshape(n, -1, 16)
     if blocks.sides is None:
         return found
-    maps = _maps(x[:, blocks.run_values :], blocks) * (np.float32(1) / gains)[:, None, None]
+    maps = _maps(x[:, blocks.run_values :], blocks) - tables.offsets[:, None, None]
+    maps *= (np.float32(1) / tables.gains)[:, None, None]
     grid = found[:, : blocks.grid].reshape(n, blocks.spec.channels, len(blocks.rows), len(blocks.columns), 16)
     for i, j, down, across in _parts(blocks):
         part = np.zeros((*grid.shape[:2], 4, 4), np.float32)
         height, width = blocks.rows[i], blocks.columns[j]
         part[..., :height, :width] = maps[:, :, down : down + height, across : across + width]
-        grid[:, :, i, j] = _transformed(part, height, width, 1).reshape(*grid.shape[:2], 16)[..., _ENDS]
+        grid[:, :, i, j] = _transformed(part, height, width).reshape(*grid.shape[:2], 16)[..., _ENDS]
     return found
 
 
 def values(found: Floats, scale: Floats, blocks: Blocks, tables: Arrays) -> Floats:
-    """float32 [n, values] of coefficients [n, blocks.count, 16] of rows with steps `scale`, [n]."""
+    """float32 [n, values] of coefficients [n, blocks.count, 16], in steps, of rows with steps `scale`, [n]."""
     n, spec = len(found), blocks.spec
     x = np.empty((n, spec.values), np.float32)
-    x[:, : blocks.run_values] = found[:, blocks.grid :].reshape(n, -1)[:, : blocks.run_values]
+    runs = found[:, blocks.grid :].reshape(n, -1)[:, : blocks.run_values]
+    x[:, : blocks.run_values] = runs * scale[:, None] + tables.run_offsets
     if blocks.sides is not None:
         maps = np.empty((n, spec.channels, *blocks.sides), np.float32)
         grid = found[:, : blocks.grid].reshape(n, spec.channels, len(blocks.rows), len(blocks.columns), 16)
@@ -53,9 +55,10 @@ def values(found: Floats, scale: Floats, blocks: Blocks, tables: Arrays) -> Floa
             height, width = blocks.rows[i], blocks.columns[j]
             part = np.empty((n, spec.channels, 16), np.float32)
             part[..., _ENDS] = grid[:, :, i, j]
-            part[..., 0] = np.where(part[..., 0] == 0, tables.means * scale[:, None], part[..., 0])
-            back = _transformed(part.reshape(n, spec.channels, 4, 4), height, width, -1)
-            back *= tables.gains[:, None, None]
+            part[..., 0] = np.where(part[..., 0] == 0, tables.means, part[..., 0])
+            back = _back(part.reshape(n, spec.channels, 4, 4), height, width)
+            back *= (tables.gains * scale[:, None])[..., None, None]
+            back += tables.offsets[:, None, None]
             maps[:, :, down : down + height, across : across + width] = back[..., :height, :width]
         rest = x[:, blocks.run_values :]
         rest[...] = maps.transpose(0, 2, 3, 1).reshape(n, -1) if blocks.turned else maps.reshape(n, -1)
@@ -65,7 +68,7 @@ def values(found: Floats, scale: Floats, blocks: Blocks, tables: Arrays) -> Floa
 
 def encode(x: Floats, blocks: Blocks, tables: Arrays, out: Bytes) -> None:
     """As `engine.encode_rows`."""
-    for sample, row in zip(coefficients(x, blocks, tables.gains), out, strict=True):
+    for sample, row in zip(coefficients(x, blocks, tables), out, strict=True):
         segments = -(-blocks.count // SEGMENT)
 
         def bits(step: int, chosen: slice | None, sample: Floats = sample, segments: int = segments) -> Ints:
@@ -170,7 +173,6 @@ def decode(rows: Bytes, blocks: Blocks, tables: Arrays) -> Floats:
     found = np.zeros((n, segments * SEGMENT, 16), np.float32)
     flat = found.reshape(n * segments, SEGMENT * 16)  # a view
     data = np.concatenate([rows.reshape(-1), np.zeros(16, np.uint8)])
-    scale = np.repeat(steps()[step], segments)
     bit, at, state = np.zeros_like(end), np.zeros_like(end), np.zeros_like(end)
     live = np.flatnonzero(end > 0)
     while len(live):
@@ -195,7 +197,7 @@ def decode(rows: Bytes, blocks: Blocks, tables: Arrays) -> Floats:
         more = word >> code & (1 << extra) - 1
         negative = word >> code + extra & taken - code - extra
         place = at[live] + run
-        value = (tables.levels[(place & 15) * 32 + kind] + more.astype(np.float32)) * scale[live]
+        value = tables.levels[(place & 15) * 32 + kind] + more.astype(np.float32)
         flat[live, place] = np.where(negative == 1, -value, value)
         at[live] = np.where(last == 1, (place | 15) + 1 + 16 * skip, place + 1)
         bit[live] += taken
@@ -227,11 +229,9 @@ def _maps(x: Floats, blocks: Blocks) -> Floats:
     return x.reshape(len(x), *blocks.sides, blocks.spec.channels).transpose(0, 3, 1, 2)
 
 
-def _transformed(part: Floats, height: int, width: int, way: int) -> Floats:
-    """part [..., 4, 4], transformed (way 1) or back (way -1) down and then across, each sum of four from the left."""
+def _transformed(part: Floats, height: int, width: int) -> Floats:
+    """Coefficients of part [..., 4, 4]: down and then across, each sum of four from the left."""
     down, across = transforms()[height], transforms()[width]
-    if way < 0:
-        down, across = down.T, across.T
     once = np.empty_like(part)
     for k in range(4):
         row = part[..., 0, :] * down[k, 0]
@@ -244,6 +244,20 @@ def _transformed(part: Floats, height: int, width: int, way: int) -> Floats:
         for i in range(1, 4):
             column = column + once[..., i] * across[k, i]
         twice[..., k] = column
+    return twice
+
+
+def _back(part: Floats, height: int, width: int) -> Floats:
+    """Cells of coefficients [..., 4, 4]: across and then down, the even ones' sum and the odd ones' added."""
+    down, across = transforms()[height], transforms()[width]
+    once = np.empty_like(part)
+    for x in range(4):
+        even = part[..., 0] * across[0, x] + part[..., 2] * across[2, x]
+        once[..., x] = even + (part[..., 1] * across[1, x] + part[..., 3] * across[3, x])
+    twice = np.empty_like(part)
+    for y in range(4):
+        even = once[..., 0, :] * down[0, y] + once[..., 2, :] * down[2, y]
+        twice[..., y, :] = even + (once[..., 1, :] * down[1, y] + once[..., 3, :] * down[3, y])
     return twice
 
 

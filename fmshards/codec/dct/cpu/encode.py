@@ -32,9 +32,9 @@ def rows(x: Floats, blocks: Blocks, tables: Arrays, out: Bytes) -> None:
     _encode(
         *(x.ctypes.data, len(x), blocks.spec.values),
         *(tables.lengths, tables.sizes, tables.bits, _KNOWN, BASE, EXTRA, _SKIPS, steps(), tables.plain),
-        *(np.float32(1) / tables.gains, matrices(False)),
+        *(np.float32(1) / tables.gains, tables.offsets, tables.run_offsets, matrices()),
         *(np.array(blocks.rows, np.int64), np.array(blocks.columns, np.int64)),
-        *(blocks.count, blocks.grid, blocks.run_values, blocks.turned, *sides, out),
+        *(blocks.count, blocks.grid, blocks.turned, *sides, out),
     )
 
 
@@ -308,6 +308,7 @@ def _transform(
     x: Any,
     grid: Any,
     inverse_gains: Any,
+    offsets: Any,
     matrix: Any,
     heights: Any,
     widths: Any,
@@ -330,23 +331,23 @@ def _transform(
                 down, across = at_matrix + 384 * heights[i], at_matrix + 384 * widths[j] + 256
                 here = start + 4 * (y * by_row + place * by_column)
                 if not turned and heights[i] == 4 and widths[j] == 4:
-                    forward(here, 4 * width, down, across, inverse_gains[channel], target)
+                    forward(here, 4 * width, down, across, offsets[channel], inverse_gains[channel], target)
                 else:
                     span = (heights[i] - 1) * by_row + (widths[j] - 1) * by_column + 1
                     flat = carray(pointer(here), (span,), np.float32)
                     block[:] = 0
                     for r in range(heights[i]):
                         for c in range(widths[j]):
-                            block[r, c] = flat[r * by_row + c * by_column]
-                    forward(at_block, 16, down, across, inverse_gains[channel], target)
+                            block[r, c] = flat[r * by_row + c * by_column] - offsets[channel]
+                    forward(at_block, 16, down, across, np.float32(0), inverse_gains[channel], target)
                 target += 64
                 place += widths[j]
             y += heights[i]
 
 
 @jit.kernel(
-    "void(i8, i8, i8, u1[::1], u1[::1], u4[::1], u1[::1], i8[::1], i8[::1], i8[::1], f4[::1], i8, f4[::1], f4[:,::1],"
-    "i8[::1], i8[::1], i8, i8, i8, b1, i8, i8, u1[:,::1])"
+    "void(i8, i8, i8, u1[::1], u1[::1], u4[::1], u1[::1], i8[::1], i8[::1], i8[::1], f4[::1], i8, f4[::1], f4[::1], f4[::1],"
+    "f4[:,::1], i8[::1], i8[::1], i8, i8, b1, i8, i8, u1[:,::1])"
 )
 def _encode(
     x: Any,
@@ -362,12 +363,13 @@ def _encode(
     scales: Any,
     plain: Any,
     inverse_gains: Any,
+    offsets: Any,
+    run_offsets: Any,
     matrix: Any,
     heights: Any,
     widths: Any,
     count: Any,
     grid: Any,
-    run_values: Any,
     turned: Any,
     height: Any,
     width: Any,
@@ -383,16 +385,16 @@ def _encode(
     written = np.empty(row_bytes + 16, np.uint8)
     source, target = _address(coefficients), _address(written)
     sizes_of, known_of = _address(sizes), _address(known)
-    runs = coefficients[grid:].reshape(-1)
+    runs, run_values = coefficients[grid:].reshape(-1), len(run_offsets)
     for sample in range(n):
         start = x + 4 * sample * values
         if grid:
             _transform(
-                *(start + 4 * run_values, grid, inverse_gains, matrix, heights, widths, turned, height, width, block),
+                *(start + 4 * run_values, grid, inverse_gains, offsets, matrix, heights, widths, turned, height, width, block),
                 source,
             )
         if run_values:
-            runs[:run_values] = carray(pointer(start), (run_values,), np.float32)
+            runs[:run_values] = carray(pointer(start), (run_values,), np.float32) - run_offsets
         for number in range(count):
             peaks[number] = largest(source + 64 * number)
         room = row_bytes - head
