@@ -197,9 +197,9 @@ def test_a_config_comes_back_and_a_bad_one_is_refused():
         bad += [((key, 2), value) for value in (1, True, 0.1, float("nan"), float("inf"), 1e30, "a", None, -(2.0**65))]
     bad += [(("gains", 0), value) for value in (0.0, -1.0, 2.0**-17)]
     bad += [(("shifts",), []), (("shifts", 0), [0.0]), (("shifts", 0, 0), 0.75), (("shifts", 15, 2), 0)]
-    twice = config["codes"][0][-1][1]
+    twice = config["codes"][0][6][1]
     bad += [(("codes",), None), (("codes",), [[]] * 33), (("codes", 0), []), (("codes", 0, 7), None)]
-    bad += [(("codes", 0, 7, 0), value) for value in (-1, 2000, 15, True, 1.0, "a", twice)]
+    bad += [(("codes", 0, 6, 0), value) for value in (-1, 2000, 15, True, 1.0, "a", twice)]
     bad += [(("codes", 3), config["codes"][0]), (("codes", 32), config["codes"][3]), (("codes", 1, 0), [0] * 10**4)]
     for path, value in bad:
         changed = copy.deepcopy(config)

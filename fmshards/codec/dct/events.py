@@ -146,22 +146,22 @@ def decode_table(codes: Codes, plain: int) -> npt.NDArray[np.uint32]:
 
 WINDOW = 9
 """Bits by which `quick_table` is looked up."""
-QUICK_LEVELS = 64
-"""Of each place, the levels that it knows: -32 to 31."""
+QUICK_LEVELS = 1024
+"""How many different levels it knows, of all places."""
 QUICK_SKIP = 63
 """The most blocks that it passes."""
 
 
 def quick_table(codes: Codes, plain: int, levels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
-    """uint32 [STATES * 2^WINDOW + 16 * QUICK_LEVELS]: most events, sign and all, in one look, and what levels mean.
+    """uint32 [STATES * 2^WINDOW + QUICK_LEVELS]: most events, sign and all, in one look, and what levels mean.
 
     Of an entry, from the least significant bit on: 6 bits, all that the event takes, 0 where this table does not know
     it (an escape, or more bits than the window has); 6, how many blocks are passed; 4, the coefficient's cell (see
-    `CELLS`); 10, place and level + 32; 6, the next state. Skips are a level of 0 at the block's start. Behind the
-    entries are binary32: what a level of -32 to 31 at each place means, from `levels`, [16, 32].
+    `CELLS`); 10, which level; 6, the next state. Skips are level 0, of 0, at the block's start. Behind the entries are
+    binary32: what each level means, from `levels`, [16, 32], and its sign.
     """
     table = np.zeros((STATES, 1 << WINDOW), np.uint32)
-    zero = QUICK_LEVELS // 2
+    known: dict[float, int] = {0.0: 0}
     for state, code in enumerate(codes):
         for event, length, bits in canonical(code):
             if event == ESCAPE:
@@ -169,24 +169,21 @@ def quick_table(codes: Codes, plain: int, levels: npt.NDArray[np.float32]) -> np
             following = next_state(state, event) << 26
             if event < FIRST_LEVEL:
                 if SKIPS[event - 1] <= QUICK_SKIP:
-                    table[state, bits :: 1 << length] = length | SKIPS[event - 1] << 6 | zero << 16 | following
+                    table[state, bits :: 1 << length] = length | SKIPS[event - 1] << 6 | following
                 continue
             run, magnitude_class, last = parts(event)
             at = place(state) + run
             width, signed = int(EXTRA[magnitude_class]), int(at >= plain)
-            taken, least = length + width + signed, int(BASE[magnitude_class])
-            if taken > WINDOW or least + (1 << width) > zero:
-                continue
-            for said in range(1 << width + signed):
-                level = least + (said & (1 << width) - 1)
-                number = at * QUICK_LEVELS + zero + (-level if said >> width else level)
-                entry = taken | last << 6 | CELLS[at] << 12 | number << 16 | following
-                table[state, bits | said << length :: 1 << taken] = entry
-    signed_levels = np.arange(QUICK_LEVELS) - zero
-    size = np.abs(signed_levels)
-    kind = class_of(size)
-    means = np.sign(signed_levels) * (levels[:, kind] + (size - BASE[kind]).astype(np.float32))
-    return np.concatenate([table.reshape(-1), means.astype(np.float32).reshape(-1).view(np.uint32)])
+            taken = length + width + signed
+            for said in range(1 << width + signed if taken <= WINDOW else 0):
+                size = float(levels[at, magnitude_class] + np.float32(said & (1 << width) - 1))
+                number = known.setdefault(-size if said >> width else size, len(known))
+                if number < QUICK_LEVELS:
+                    entry = taken | last << 6 | CELLS[at] << 12 | number << 16 | following
+                    table[state, bits | said << length :: 1 << taken] = entry
+    means = np.zeros(QUICK_LEVELS, np.float32)
+    means[: len(known)] = list(known)[:QUICK_LEVELS]
+    return np.concatenate([table.reshape(-1), means.view(np.uint32)])
 
 
 def encode_tables(codes: Codes, plain: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:

@@ -15,6 +15,7 @@ from fmshards.codec.dct import engine, on_numpy
 from fmshards.codec.dct.blocks import SEGMENT, Blocks, steps
 from fmshards.codec.dct.events import EVENTS, STATES, Codes
 from fmshards.codec.dct.tables import KINDS, MOST_MEAN, Arrays, Tables, arrays, code_of, usual, usual_counts
+from fmshards.codec.dct.transform import coefficients
 from fmshards.codec.feature import FeatureSpec
 from fmshards.errors import CodecError
 
@@ -86,7 +87,7 @@ def _fitted(tables: Tables, flat: Floats, blocks: Blocks, row_bytes: int) -> tup
     """
     rows = np.empty((len(flat), row_bytes), np.uint8)
     known = arrays(tables, blocks)
-    sizes = on_numpy.coefficients(flat, blocks, known)
+    sizes = coefficients(flat, blocks, known)
     for _ in range(_ROUNDS):
         engine.encode_rows(flat, blocks, known, rows)
         seen = _Seen(blocks.spec.channels)
@@ -96,7 +97,7 @@ def _fitted(tables: Tables, flat: Floats, blocks: Blocks, row_bytes: int) -> tup
         tables = replace(tables, codes=seen.codes(), shifts=seen.shifts(), means=seen.means())
         known = arrays(tables, blocks)
     engine.encode_rows(flat, blocks, known, rows)
-    off = on_numpy.coefficients(_decoded(rows, blocks, known), blocks, known) - sizes
+    off = coefficients(_decoded(rows, blocks, known), blocks, known) - sizes
     return tables, float(np.square(off, dtype=np.float64).sum())
 
 

@@ -231,8 +231,7 @@ def _numbers(config: Mapping[str, Any], key: str, count: int, least: float, most
     numbers = config[key]
     if not _is_list(numbers, count) or not all(_is_float32(value) and least <= value <= most for value in numbers):
         raise FormatError(
-            f"codec dct: expected {count} float32 numbers of {least:g} to {most:g} as {key}, found "
-            f"{str(numbers)[:80]}"
+            f"codec dct: expected {count} float32 numbers of {least:g} to {most:g} as {key}, found {str(numbers)[:80]}"
         )
     return tuple(numbers)
 

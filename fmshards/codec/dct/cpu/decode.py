@@ -12,7 +12,7 @@ import numpy as np
 
 from fmshards.codec.base import Bytes
 from fmshards.codec.dct.blocks import CELLS, SEGMENT, STEPS, Blocks, steps
-from fmshards.codec.dct.cpu.inverse import get, put
+from fmshards.codec.dct.cpu.inverse import get, likely, put
 from fmshards.codec.dct.cpu.lay import address, lay, lay_runs, sides_of
 from fmshards.codec.dct.events import ESCAPED, EXTRA, SKIPS, STARTS, STATES, WINDOW
 from fmshards.codec.dct.tables import Arrays
@@ -96,7 +96,7 @@ def _step(tables: Any, plain: Any, cursor: Any, stop: Any) -> Any:
     source, held, bits, at, state = cursor
     table = tables[_QUICK]
     entry = load32(table + ((state | (held & _MASK)) << 2))
-    if entry:
+    if likely(entry):
         put(at + ((entry >> 10) & 60), get(table + (_VALUES + ((entry >> 14) & 4092))))
         state = (entry >> (26 - WINDOW)) & -(1 << WINDOW)
         return source, shr(held, entry & 63), bits - entry, at + (entry & 4032), state
@@ -147,11 +147,7 @@ def _read_all(kept: Any, tables: Any, plain: Any) -> None:
     a, b, c = _cursor(kept[0]), _cursor(kept[1]), _cursor(kept[2])
     end_a, end_b, end_c = _limit(kept[0]), _limit(kept[1]), _limit(kept[2])
     stop_a, stop_b, stop_c = kept[0, _STOP] - 8, kept[1, _STOP] - 8, kept[2, _STOP] - 8
-    while (
-        _goes_on(a, end_a, stop_a)
-        and _goes_on(b, end_b, stop_b)
-        and _goes_on(c, end_c, stop_c)
-    ):
+    while _goes_on(a, end_a, stop_a) and _goes_on(b, end_b, stop_b) and _goes_on(c, end_c, stop_c):
         a = _filled(a[0], a[1], a[2]) + a[3:]
         b = _filled(b[0], b[1], b[2]) + b[3:]
         c = _filled(c[0], c[1], c[2]) + c[3:]
@@ -252,9 +248,9 @@ def _decode(
             left = kept[j, _COUNT] - kept[j, _DONE]
             if left == 0:
                 continue
-            if busy < _SEGMENTS or (kept[j, _SOURCE] > kept[j, _STOP] - 8 and kept[j, _AT] < _limit(kept[j])):
-                if _read_one(kept[j], tables, plain):
-                    kept[j, _AT] = max(kept[j, _AT], kept[j, _FOUND] + 64 * left)
+            alone = busy < _SEGMENTS or kept[j, _SOURCE] > kept[j, _STOP] - 8
+            if alone and _read_one(kept[j], tables, plain):
+                kept[j, _AT] = max(kept[j, _AT], kept[j, _FOUND] + 64 * left)
             if kept[j, _AT] < _limit(kept[j]):
                 continue
             # Blocks that are whole; one that is begun goes on at the buffer's start.

@@ -1,4 +1,6 @@
-"""What `dct`'s decoder has beyond numba: floats at addresses, and LLVM vectors that bring blocks back. Imported only where numba works.
+"""What `dct`'s decoder has beyond numba: floats at addresses, and LLVM vectors that bring blocks back.
+
+Imported only where numba works.
 
 Addresses are plain integers: whoever calls answers for the memory behind them. Multiplication and addition are never
 fused, so that values have the same bits on every machine.
@@ -20,7 +22,7 @@ HEIGHTS = (4, 3, 2)
 WIDTHS = ((4, 4), (4, 3), (3, 3), (4,), (3,), (2,))
 """Of blocks that are brought back at once."""
 
-_F, _W = ir.FloatType(), ir.IntType(64)
+_B, _F, _W = ir.IntType(1), ir.FloatType(), ir.IntType(64)
 _F2, _F4 = ir.VectorType(_F, 2), ir.VectorType(_F, 4)
 
 
@@ -46,19 +48,15 @@ def put(typing: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic
-def prefetch(typing: Any, address: Any) -> Any:
-    """Have the memory at an address, which may be anything, at hand for writing."""
+def likely(typing: Any, value: Any) -> Any:
+    """Whether a number is not 0, as it will be nearly always: what follows else stands apart."""
 
     def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), *[ir.IntType(32)] * 3])
-        function = builder.module.globals.get("llvm.prefetch.p0i8") or ir.Function(
-            builder.module, kind, "llvm.prefetch.p0i8"
-        )
-        place = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-        builder.call(function, [place, *(ir.IntType(32)(each) for each in (1, 3, 1))])
-        return context.get_dummy_value()
+        kind = ir.FunctionType(_B, [_B, _B])
+        expect = builder.module.declare_intrinsic("llvm.expect", [_B], kind)
+        return builder.call(expect, [builder.icmp_unsigned("!=", args[0], _W(0)), _B(1)])
 
-    return types.void(types.int64), make
+    return types.boolean(types.int64), make
 
 
 def way(height: int, widths: Sequence[int]) -> int:
@@ -124,7 +122,7 @@ def _columns(builder: ir.IRBuilder, source: ir.Value, mean: ir.Value) -> list[ir
     """The four columns of a block's coefficients, which become 0."""
     zeros = ir.Constant(_F4, [0.0] * 4)
     columns = [load(builder, builder.add(source, _W(16 * i)), _F4) for i in range(4)]
-    is_first = ir.Constant(ir.VectorType(ir.IntType(1), 4), [1, 0, 0, 0])
+    is_first = ir.Constant(ir.VectorType(_B, 4), [1, 0, 0, 0])
     none = builder.and_(builder.fcmp_ordered("==", columns[0], zeros), is_first)
     columns[0] = builder.select(none, spread(builder, mean, 4), columns[0])
     for i in range(4):
@@ -173,7 +171,7 @@ def _turned(builder: ir.IRBuilder, x: Sequence[ir.Value]) -> list[ir.Value]:
 
     low = [both(a, b, [0, 4, 1, 5]) for a, b in (x[:2], x[2:])]
     high = [both(a, b, [2, 6, 3, 7]) for a, b in (x[:2], x[2:])]
-    return [both(*pair, places) for pair in (low, high) for places in ([0, 1, 4, 5], [2, 3, 6, 7])]
+    return [both(a, b, places) for a, b in (low, high) for places in ([0, 1, 4, 5], [2, 3, 6, 7])]
 
 
 def _put(builder: ir.IRBuilder, values: ir.Value, widths: Sequence[int], target: ir.Value) -> None:

@@ -96,7 +96,8 @@ def decode_slab(rows: torch.Tensor, blocks: Blocks, tables: Arrays, found: torch
         lanes = n * blocks.run_values
         turned = blocks.turned
         dct_runs[(triton.cdiv(lanes, LINES),)](
-            *(rows, found, out, there.steps, there.cells, there.run_offsets, rows.stride(0), *to, lanes, blocks.count, blocks.grid, blocks.run_values),
+            *(rows, found, out, there.steps, there.cells, there.run_offsets),
+            *(rows.stride(0), *to, lanes, blocks.count, blocks.grid, blocks.run_values),
             *(channels if turned else blocks.spec.values // channels, tables.least),
             TURNED=turned,
             **last,
