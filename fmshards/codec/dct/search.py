@@ -16,7 +16,7 @@ DEADZONE = 0.4
 """Added to a coefficient's magnitude, in steps, before what is no whole step is cut off."""
 SAMPLED = 128
 """Blocks from which on a part of them says where to try: of every 8 times 16 blocks the first 16."""
-TRIES, NEAR, SPARE = 3, 32, 64
+TRIES, NEAR, SPARE = 6, 32, 64
 """How often the part is asked where to try; how many steps from the try before; what may be left over, a SPAREth."""
 
 
@@ -28,30 +28,27 @@ def find_step(
     peak: the largest magnitude of a coefficient, a float32. part, whole: bits of the part (of few blocks: all) and
     bytes of all segments, with that step.
     """
-    low, good = _first(peak, LARGEST + 1), _first(peak, 1)  # with the latter there are no levels
+    # The finest step that is known to fit, as those without levels do, and the coarsest that is known not to.
+    good, bad = _first(peak, 1), _first(peak, LARGEST + 1) - 1
     room, some = row_bytes - blocks.head, part_of(blocks.count)
-    left, right, most = low, good, 8 * room * some // blocks.count
-    step = good
-    for _ in range(TRIES):
-        step = _bisect(left, right, lambda step, most=most: part(step) <= most)  # type: ignore[misc]
-        if step == good:
-            return step
+    left, right, most = bad + 1, good, 8 * room * some // blocks.count
+    tries = 0
+    while good - bad > 1:
+        step = (bad + good) // 2
+        if tries < TRIES:
+            step = min(_bisect(left, right, lambda step, most=most: part(step) <= most), good - 1)  # type: ignore[misc]
+        tries += 1
         size = whole(step)
         if size > room:
-            left, right = step + 1, min(good, step + NEAR)
+            bad = step
         elif some == blocks.count or (room - size) * SPARE <= room:
             return step
         else:
-            good, left, right = step, max(low, step - NEAR), step
+            good = step
+        left, right = max(bad + 1, step - NEAR), min(good, step + NEAR)
         # What all blocks take beside the part is about the same with the steps around.
         most = room * part(step) // max(size, 1)
-    far = 1
-    while step != good:
-        step = min(good, step + far)
-        if step == good or whole(step) <= room:
-            break
-        far *= 2
-    return step
+    return good
 
 
 def part_of(count: int) -> int:

@@ -134,17 +134,17 @@ def _run_offsets(offsets: Floats, blocks: Blocks) -> Floats:
 def code_of(counts: npt.NDArray[np.float64], state: int) -> Code:
     """The Huffman code of at most 8 bits of a state's events, counted: float64 [EVENTS], those that can come there.
 
-    What is so rare that its code would be longer has none, and is said by the escape, which always has one. At most
-    half of the codes that there may be are given.
+    What is so rare that the bits of an escape cost less than a code of 8 bits costs all others has none, and is said by
+    the escape, which always has one. At most three quarters of the codes that there may be are given.
     """
     total = counts.sum()
-    rare = counts < max(total / 2 ** (events.BITS + 1), 1e-30)
-    rare[np.argsort(-counts, kind="stable")[2 ** (events.BITS - 1) :]] = True
+    rare = counts < max(total / 2 ** (events.BITS + 3), 1e-30)
+    rare[np.argsort(-counts, kind="stable")[3 * 2 ** (events.BITS - 2) :]] = True
     rare[events.ESCAPE] = False
     if state < events.STARTS:
         rare[1] = False
     kept = np.flatnonzero(~rare)
-    weight = np.maximum(counts[kept], total / 2**events.BITS)
+    weight = np.maximum(counts[kept], total / 2 ** (events.BITS + 1))
     weight[kept == events.ESCAPE] += counts[rare].sum()
     lengths = _lengths(weight.tolist())
     return tuple(sorted(zip(kept.tolist(), lengths, strict=True), key=lambda pair: (pair[1], pair[0])))

@@ -92,38 +92,33 @@ def _search(
     peak = np.float32(0)
     for block in range(count):
         peak = max(peak, peaks[block])
-    low, good = _first(peak, scales, _MOST + _ONE), _first(peak, scales, _ONE)
+    good, bad = _first(peak, scales, _ONE), _first(peak, scales, _MOST + _ONE) - 1
     some = count if count < SAMPLED else count // 128 * 16
-    left, right, most = low, good, 8 * room * some // count
-    step, written, far = good, -1, 1
-    for _ in range(TRIES):
-        while left < right:
-            middle = (left + right) // 2
-            if _part(source, peaks, count, _ONE / scales[middle], tables, found) <= most:
-                right = middle
-            else:
-                left = middle + 1
-        step = right
-        if step == good:
-            break
+    left, right, most = bad + 1, good, 8 * room * some // count
+    tries, written = 0, -1
+    while good - bad > 1:
+        step = (bad + good) // 2
+        if tries < TRIES:
+            while left < right:
+                middle = (left + right) // 2
+                if _part(source, peaks, count, _ONE / scales[middle], tables, found) <= most:
+                    right = middle
+                else:
+                    left = middle + 1
+            step = min(right, good - 1)
+        tries += 1
         size, written = _whole(source, peaks, count, _ONE / scales[step], tables, found, target, taken), step
         if size > room:
-            left, right = step + 1, min(good, step + NEAR)
+            bad = step
         else:
-            good, left, right = step, max(low, step - NEAR), step
+            good = step
             if some == count or (room - size) * SPARE <= room:
                 break
+        left, right = max(bad + 1, step - NEAR), min(good, step + NEAR)
         most = room * _part(source, peaks, count, _ONE / scales[step], tables, found) // max(size, 1)
-    while step != good:
-        step = min(good, step + far)
-        far *= 2
-        if step != good:
-            size, written = _whole(source, peaks, count, _ONE / scales[step], tables, found, target, taken), step
-            if size <= room:
-                break
-    if written != step:
-        _whole(source, peaks, count, _ONE / scales[step], tables, found, target, taken)
-    return step
+    if written != good:
+        _whole(source, peaks, count, _ONE / scales[good], tables, found, target, taken)
+    return good
 
 
 @jit.inner
