@@ -50,6 +50,16 @@ def inner(function: F) -> F:
     return compiled
 
 
+def called(function: F) -> F:
+    """As `inner`, of a function that is large and called at several places: compiled once for all of them."""
+    if missing():
+        return function
+    import numba
+
+    compiled: F = numba.njit(nogil=True, error_model="numpy")(function)
+    return compiled
+
+
 class Kernel:
     """A function compiled for one signature at its first call. It releases the GIL. See `kernel`."""
 

@@ -107,19 +107,15 @@ def test_another_processor_writes_the_same_bytes(tmp_path):
 @pytest.mark.parametrize(
     "spec", [MAP, FeatureSpec("tokens", (50, 64), (7, 7), 1), FeatureSpec("vector", (4096,))], ids=str
 )
-def test_more_bits_give_less_error_and_a_fit_less_still(request, spec, name):
-    if spec.kind == "vector" and name in ("positive", "sparse"):
-        why = (
-            "values of a vector that hardly vary about a mean: 3 bits are worse than 2; sparse ones: exact from 1.5 on"
-        )
-        request.applymarker(pytest.mark.xfail(strict=True, reason=why))
+def test_more_bits_give_less_error_and_a_fit_less_still(spec, name):
     x, other = data(name, (8, *spec.shape)), data(name, (8, *spec.shape), 1)
     before = np.inf
     for rate in ("dct0.5", "dct1", "dct2", "dct4"):
         plain, codec = codec_for(rate, spec), fitted(rate, spec, other)
         errors = [float(((c.decode(c.encode(x)).numpy() - x) ** 2).sum()) for c in (plain, codec)]
-        assert errors[1] < 1.02 * errors[0] or name == "positive"  # of which a constant is most: luck decides
-        assert errors[1] < before
+        assert errors[1] < 1.02 * errors[0]
+        # No level is over 2^15 steps: of a peak of 2.5, an error of 2^-15 is all that there can be.
+        assert errors[1] < before or errors[1] < x.size * 2.0**-32
         before = errors[1]
 
 
@@ -145,7 +141,6 @@ def test_one_value_that_is_larger_by_far_is_kept():
     assert np.array_equal(back[1:], codec.decode(codec.encode(x[1:])).numpy())  # the others are none the worse for it
 
 
-@pytest.mark.xfail(strict=True, reason="tables that are fitted to nothing leave .238 of normal values at 2 bits")
 def test_tables_fitted_to_nothing_serve_normal_values():
     x, codec = data("normal", (2, *MAP.shape)), codec_for("dct2", MAP)
     assert ((codec.decode(codec.encode(x)).numpy() - x)[1] ** 2).mean() < 0.2
@@ -197,14 +192,14 @@ def test_a_config_comes_back_and_a_bad_one_is_refused():
     assert codec_from_config(config) == codec
     bad: list[tuple[tuple, object]] = [(("row_bytes",), value) for value in (0, 1, 10**9, 1.0, True, None, "a")]
     bad += [(("nonnegative",), value) for value in (0, None, "yes")]
-    for key in ("gains", "means"):
+    for key in ("gains", "means", "offsets"):
         bad += [((key,), value) for value in (None, [], [1.0] * 23, {}, 1.0)]
-        bad += [((key, 2), value) for value in (1, True, 0.1, float("nan"), float("inf"), 1e30, "a", None, -1e6)]
+        bad += [((key, 2), value) for value in (1, True, 0.1, float("nan"), float("inf"), 1e30, "a", None, -(2.0**65))]
     bad += [(("gains", 0), value) for value in (0.0, -1.0, 2.0**-17)]
     bad += [(("shifts",), []), (("shifts", 0), [0.0]), (("shifts", 0, 0), 0.75), (("shifts", 15, 2), 0)]
-    twice = config["codes"][0][-1][1]
+    twice = config["codes"][0][6][1]
     bad += [(("codes",), None), (("codes",), [[]] * 33), (("codes", 0), []), (("codes", 0, 7), None)]
-    bad += [(("codes", 0, 7, 0), value) for value in (-1, 2000, 15, True, 1.0, "a", twice)]
+    bad += [(("codes", 0, 6, 0), value) for value in (-1, 2000, 15, True, 1.0, "a", twice)]
     bad += [(("codes", 3), config["codes"][0]), (("codes", 32), config["codes"][3]), (("codes", 1, 0), [0] * 10**4)]
     for path, value in bad:
         changed = copy.deepcopy(config)

@@ -45,18 +45,20 @@ def features(codec, rows):  # uint8 [n, row_bytes] -> float32 [n, values]: "dct"
                 row[begin:][:size], min(512, blocks - 512 * s), codec["codes"], plain
             ):
                 shift = f4(codec["shifts"][f][min(BASE[kind], 3) - 1])
-                found[512 * s + block, f] = (f4(BASE[kind]) - shift + f4(more)) * step * (-1 if sign else 1)
+                found[512 * s + block, f] = (f4(BASE[kind]) - shift + f4(more)) * (-1 if sign else 1)
             begin += size
-        sample[:runs] = found[len(grid) :].reshape(-1)[:runs]
+        offsets = np.array(codec["offsets"], f4)
+        own = offsets[c:] if grid else np.tile(offsets, runs // c) if last else np.repeat(offsets, runs // c)
+        sample[:runs] = found[len(grid) :].reshape(-1)[:runs] * step + own
         if not grid:
             continue
         cells = sample[runs:].reshape(h, w, c).transpose(2, 0, 1) if last else sample[runs:].reshape(c, h, w)
         for (ch, y, x, q, r), block in zip(grid, found, strict=False):
-            block[0] = block[0] or f4(codec["means"][ch]) * step
+            block[0] = block[0] or f4(codec["means"][ch])
             coded = np.zeros(16, f4)
             coded[list(SCAN)] = block
-            back = back_along(r, back_along(q, coded.reshape(4, 4)).T).T  # down, then across
-            cells[ch, y : y + q, x : x + r] = back[:q, :r] * f4(codec["gains"][ch])
+            back = back_along(q, back_along(r, coded.reshape(4, 4).T).T)  # across, then down
+            cells[ch, y : y + q, x : x + r] = back[:q, :r] * (f4(codec["gains"][ch]) * step) + offsets[ch]
     return np.where(out < 0, f4(0), out) if codec["nonnegative"] else out
 
 
@@ -64,10 +66,10 @@ def starts(sides):
     return list(zip(np.cumsum([0, *sides]).tolist(), sides, strict=False))
 
 
-def back_along(n, x):  # the inverse DCT of size n along the first axis, summed from the left
+def back_along(n, x):  # the inverse DCT of size n along the first axis, summed as 0 + 2 and 1 + 3
     cos = [
         [math.cos(math.pi * (2 * i + 1) * k / (2 * n)) * math.sqrt((1 + (k > 0)) / n) for k in range(n)]
         for i in range(n)
     ]
     m = np.pad(np.where(np.abs(cos) < 1e-9, 0, cos).astype("f4"), (0, 4 - n))
-    return ((m[:, :1] * x[0] + m[:, 1:2] * x[1]) + m[:, 2:3] * x[2]) + m[:, 3:] * x[3]
+    return (m[:, :1] * x[0] + m[:, 2:3] * x[2]) + (m[:, 1:2] * x[1] + m[:, 3:] * x[3])

@@ -8,6 +8,7 @@ fit.py         tables from a calibration sample
 search.py      the step that a sample is written with
 engine.py      compiled kernels, those of cpu/, or numpy
 on_numpy.py    numpy, where numba is missing
+transform.py   its coefficients and values
 on_cuda.py     rows on a CUDA device, by the kernels of gpu/
 cpu/, gpu/     the kernels
 """

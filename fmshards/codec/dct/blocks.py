@@ -20,6 +20,8 @@ SEGMENT = 512
 """Blocks of a segment; the last one of a row has what is left."""
 SCAN = (0, 1, 4, 8, 5, 2, 3, 6, 9, 12, 13, 10, 7, 11, 14, 15)
 """Of a transformed block, the coefficient 4 u + v (u across rows, v across columns) at each place of the scan."""
+CELLS = tuple(4 * (cell % 4) + cell // 4 for cell in SCAN)
+"""The same by columns, 4 v + u: where decoders put the coefficient, as they go across first."""
 STEPS = 6689
 """How many steps there are: step i is 2^(i / 32 - 126), its part under an octave rounded to binary32. With the
 largest, 2^83, no row decodes to infinity."""
@@ -80,6 +82,11 @@ class Blocks:
     @property
     def segments(self) -> int:
         return -(-self.count // SEGMENT)
+
+    @property
+    def offsets(self) -> int:
+        """How many offsets there are: one for each channel, and behind a grid one for each value of the runs."""
+        return self.spec.channels + self.skipped
 
     @property
     def head(self) -> int:

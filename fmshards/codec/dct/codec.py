@@ -44,7 +44,7 @@ class DctCodec(RowCodec):
     name = "dct"
     rates = "dct0.1 to dct4"
     ladder = ("dct0.1", "dct0.25", "dct0.5", "dct0.75", "dct1", "dct1.5", "dct2", "dct3", "dct4")
-    keys = ("row_bytes", "codes", "shifts", "gains", "means", "nonnegative")
+    keys = ("row_bytes", "codes", "shifts", "gains", "means", "offsets", "nonnegative")
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -53,7 +53,7 @@ class DctCodec(RowCodec):
     @cached_property
     def arrays(self) -> Arrays:
         """The tables as engines take them."""
-        return arrays(self.tables, self.blocks.plain(self.tables.nonnegative))
+        return arrays(self.tables, self.blocks)
 
     @property
     def row_bytes(self) -> int:
@@ -87,7 +87,7 @@ class DctCodec(RowCodec):
     @classmethod
     def make(cls, setting: Fraction, spec: FeatureSpec, filter: str | None, **found: Any) -> DctCodec:
         """tables: those of a fit; without, some that fit nothing in particular."""
-        return cls(spec, cls.row_bytes_at(setting, spec), found.get("tables") or usual(spec.channels), filter=filter)
+        return cls(spec, cls.row_bytes_at(setting, spec), found.get("tables") or usual(Blocks(spec)), filter=filter)
 
     @classmethod
     def row_bytes_at(cls, setting: Fraction, spec: FeatureSpec) -> int:
@@ -99,7 +99,7 @@ class DctCodec(RowCodec):
         size, least, most = config["row_bytes"], Blocks(spec).head, cls.row_bytes_at(MOST_RATE, spec)
         if not is_int(size) or not least <= size <= most:
             raise FormatError(f"codec dct: expected row_bytes of {least} to {most}, found {str(size)[:40]}")
-        return cls(spec, size, Tables.from_json(config, spec.channels), filter=filter)
+        return cls(spec, size, Tables.from_json(config, Blocks(spec)), filter=filter)
 
     def own_config(self) -> dict[str, Any]:
         return {"row_bytes": self.bytes_, **self.tables.to_json()}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmshards.codec.dct.blocks import SCAN
+from fmshards.codec.dct.blocks import CELLS
 
 STATES = 33
 """0: at a block's start, after an empty block or at the segment's; 1, 2: at a block's start, after one without or with
@@ -144,34 +144,46 @@ def decode_table(codes: Codes, plain: int) -> npt.NDArray[np.uint32]:
     return table.reshape(-1)
 
 
-UNUSUAL = 1 << 17
-NEXT_STATE = 63 << 11
-FURTHEST = 16 * (max(SKIPS) + 1)
-"""How much further an event may lead, and more than that."""
+WINDOW = 9
+"""Bits by which `quick_table` is looked up."""
+QUICK_LEVELS = 1024
+"""How many different levels it knows, of all places."""
+QUICK_SKIP = 63
+"""The most blocks that it passes."""
 
 
-def quick_table(slow: npt.NDArray[np.uint32], levels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
-    """uint64 [STATES * 256]: what most events need of `decode_table`, and levels, [16, 32], in one look.
+def quick_table(codes: Codes, plain: int, levels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    """uint32 [STATES * 2^WINDOW + QUICK_LEVELS]: most events, sign and all, in one look, and what levels mean.
 
-    From the least significant bit on: 5 bits, all that the event takes; 5, how far on its coefficient is (of rows in a
-    block, not of the scan), plus 16; 1, whether it has a sign; 6, the next state; 1, whether it needs another look (an
-    escape, a magnitude that the byte does not say); 11, how much further the next level may be; from bit 32 on, the
-    level as a binary32, 0 where blocks are skipped.
+    Of an entry, from the least significant bit on: 6 bits, all that the event takes, 0 where this table does not know
+    it (an escape, or more bits than the window has); 6, how many blocks are passed; 4, the coefficient's cell (see
+    `CELLS`); 10, which level; 6, the next state. Skips are level 0, of 0, at the block's start. Behind the entries are
+    binary32: what each level means, from `levels`, [16, 32], and its sign.
     """
-    entry = slow.astype(np.int64).reshape(STATES, 256)
-    first = np.array([place(state) for state in range(STATES)])[:, None]
-    taken, code, kind, run = entry & 31, entry >> 5 & 15, entry >> 9 & 31, entry >> 14 & 15
-    last, skip, state = entry >> 18 & 1, entry >> 19 & 63, entry >> 25
-    at, width = np.minimum(first + run, 15), EXTRA[np.minimum(kind, CLASSES)]
-    unusual = (kind == 31) | (code + width > BITS)
-    more = (np.arange(256) >> code & (1 << width) - 1).astype(np.float32)
-    said = (levels[at, np.minimum(kind, CLASSES)] + more).view(np.uint32).astype(np.uint64)
-    signed = taken - code - width == 1
-    further = np.where(last == 1, 16 - first + 16 * skip, run + 1)
-    cell = np.array(SCAN)[at] - first + 16
-    found = taken | cell << 5 | signed << 10 | state << 11 | unusual << 17 | further << 18
-    table: npt.NDArray[np.uint64] = (found.astype(np.uint64) | said << np.uint64(32)).reshape(-1)
-    return table
+    table = np.zeros((STATES, 1 << WINDOW), np.uint32)
+    known: dict[float, int] = {0.0: 0}
+    for state, code in enumerate(codes):
+        for event, length, bits in canonical(code):
+            if event == ESCAPE:
+                continue
+            following = next_state(state, event) << 26
+            if event < FIRST_LEVEL:
+                if SKIPS[event - 1] <= QUICK_SKIP:
+                    table[state, bits :: 1 << length] = length | SKIPS[event - 1] << 6 | following
+                continue
+            run, magnitude_class, last = parts(event)
+            at = place(state) + run
+            width, signed = int(EXTRA[magnitude_class]), int(at >= plain)
+            taken = length + width + signed
+            for said in range(1 << width + signed if taken <= WINDOW else 0):
+                size = float(levels[at, magnitude_class] + np.float32(said & (1 << width) - 1))
+                number = known.setdefault(-size if said >> width else size, len(known))
+                if number < QUICK_LEVELS:
+                    entry = taken | last << 6 | CELLS[at] << 12 | number << 16 | following
+                    table[state, bits | said << length :: 1 << taken] = entry
+    means = np.zeros(QUICK_LEVELS, np.float32)
+    means[: len(known)] = list(known)[:QUICK_LEVELS]
+    return np.concatenate([table.reshape(-1), means.view(np.uint32)])
 
 
 def encode_tables(codes: Codes, plain: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fmshards.codec.base import Floats
+from fmshards.codec.base import Bytes, Floats
 from fmshards.codec.check import check_batch
 from fmshards.codec.dct import engine, on_numpy
 from fmshards.codec.dct.blocks import SEGMENT, Blocks, steps
 from fmshards.codec.dct.events import EVENTS, STATES, Codes
 from fmshards.codec.dct.tables import KINDS, MOST_MEAN, Arrays, Tables, arrays, code_of, usual, usual_counts
+from fmshards.codec.dct.transform import coefficients
 from fmshards.codec.feature import FeatureSpec
 from fmshards.errors import CodecError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _KEPT_VALUES = 1 << 22  # 16 MB as float32
 _ROUNDS = 3
 _USUAL = 16.0  # events' worth of what is usual, in each state
+_CHANCE = 16.0  # of 8 samples, a mean is 5 of its standard errors or more
 _POWER = 0.25  # of deviations, see tools/results/check_transforms.md
 
 
@@ -61,26 +63,51 @@ def fit_tables(x: Floats, spec: FeatureSpec, row_bytes: int) -> Tables:
     """The tables for rows of so many bytes, from features x [n, *shape].
 
     Gains go with a power of channels' deviations: errors that are small beside a channel's own values matter less.
-    Codes, shifts and means come from rows that are written with the tables that there are, a few times: which events
-    there are depends on the steps, and these on the codes.
+    Offsets are what values vary about, where that is much beside how much they vary; they are used where the sample
+    comes back better with them, in which an error counts by its channel's gain.
     """
-    blocks, channels = Blocks(spec), spec.channels
+    blocks = Blocks(spec)
     flat = np.ascontiguousarray(x, np.float32).reshape(len(x), -1)
-    nonnegative = bool(flat.min() >= 0)
-    gains = _gains(x, spec) if blocks.sides else (1.0,) * channels
-    tables = replace(usual(channels), gains=gains, nonnegative=nonnegative)
-    plain = blocks.plain(nonnegative)
-    sizes = on_numpy.coefficients(flat, blocks, np.array(gains, np.float32))
+    gains = _gains(x, spec) if blocks.sides else (1.0,) * spec.channels
+    start = replace(usual(blocks), gains=gains, nonnegative=bool(flat.min() >= 0))
+    found, error = _fitted(start, flat, blocks, row_bytes)
+    offsets = _offsets(flat, blocks)
+    if any(offsets):
+        other, others = _fitted(replace(start, offsets=offsets), flat, blocks, row_bytes)
+        if others < error:
+            return other
+    return found
+
+
+def _fitted(tables: Tables, flat: Floats, blocks: Blocks, row_bytes: int) -> tuple[Tables, float]:
+    """Tables with codes, shifts and means of the sample's, and the weighted squared error that rows then have.
+
+    They come from rows that are written with the tables that there are, a few times: which events there are depends on
+    the steps, and these on the codes.
+    """
     rows = np.empty((len(flat), row_bytes), np.uint8)
+    known = arrays(tables, blocks)
+    sizes = coefficients(flat, blocks, known)
     for _ in range(_ROUNDS):
-        known = arrays(tables, plain)
         engine.encode_rows(flat, blocks, known, rows)
-        seen = _Seen(channels)
+        seen = _Seen(blocks.spec.channels)
         for sample, row in zip(sizes, rows, strict=True):
             step = int(row[0]) | int(row[1]) << 8
-            seen.add(sample / steps()[step], on_numpy.levels(sample, step, plain), blocks, known)
+            seen.add(sample / steps()[step], on_numpy.levels(sample, step, known.plain), blocks, known)
         tables = replace(tables, codes=seen.codes(), shifts=seen.shifts(), means=seen.means())
-    return tables
+        known = arrays(tables, blocks)
+    engine.encode_rows(flat, blocks, known, rows)
+    off = coefficients(_decoded(rows, blocks, known), blocks, known) - sizes
+    return tables, float(np.square(off, dtype=np.float64).sum())
+
+
+def _decoded(rows: Bytes, blocks: Blocks, known: Arrays) -> Floats:
+    import torch
+
+    out = torch.empty((len(rows), *blocks.spec.shape))
+    engine.decode_rows(rows, blocks, known, out)
+    found: Floats = out.numpy().reshape(len(rows), -1)
+    return found
 
 
 class _Seen:
@@ -118,6 +145,21 @@ class _Seen:
     def means(self) -> tuple[float, ...]:
         found = np.clip(self._first / np.maximum(self._blocks, 1), -MOST_MEAN, MOST_MEAN)
         return tuple(found.astype(np.float32).tolist())
+
+
+def _offsets(flat: Floats, blocks: Blocks) -> tuple[float, ...]:
+    """The mean of what has an offset (see `Blocks.offsets`) where it is more than the deviation, else 0.
+
+    Of few samples it must be more by far: among many values, the means of some are large by chance.
+    """
+    spec, runs = blocks.spec, blocks.run_values if blocks.sides else 0
+    places = flat[:, runs:].reshape(len(flat), *((-1, spec.channels) if blocks.turned else (spec.channels, -1)))
+    own = flat[:, :runs]
+    axes = (0, 1) if blocks.turned else (0, 2)
+    mean = np.concatenate([places.mean(axes, dtype=np.float64), own.mean(0, dtype=np.float64)])
+    deviation = np.concatenate([places.std(axes, dtype=np.float64), own.std(0, dtype=np.float64)])
+    much = np.abs(mean) > deviation * np.sqrt(1 + _CHANCE / len(flat))
+    return tuple(np.where(much, mean, 0).astype(np.float32).tolist())
 
 
 def _gains(x: Floats, spec: FeatureSpec) -> tuple[float, ...]:

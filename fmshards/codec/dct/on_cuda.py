@@ -36,7 +36,7 @@ def trial(device: torch.device) -> None:
 
     spec = FeatureSpec("tokens", (50, 140), (7, 7), 1)  # blocks and runs, two segments
     blocks = Blocks(spec)
-    tables = arrays(usual(spec.channels), blocks.plain(False))
+    tables = arrays(usual(blocks), blocks)
     x = np.zeros((3, *spec.shape), np.float32)
     x[..., 3::45] = np.random.default_rng(0).standard_normal((3, 50, 4))  # of all channels nothing would be left
     rows = np.empty((3, 128), np.uint8)

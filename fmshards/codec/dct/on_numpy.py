@@ -12,70 +12,34 @@ import numpy as np
 import numpy.typing as npt
 
 from fmshards.codec.base import Bytes, Floats
-from fmshards.codec.dct.blocks import SCAN, SEGMENT, Blocks, steps, transforms
+from fmshards.codec.dct.blocks import SEGMENT, Blocks, steps
 from fmshards.codec.dct.events import BASE, EXTRA, LARGEST, SKIPS, STARTS, class_of, level
-from fmshards.codec.dct.search import DEADZONE, find_step
+from fmshards.codec.dct.search import DEADZONE, SAMPLED, find_step
 from fmshards.codec.dct.tables import Arrays
+from fmshards.codec.dct.transform import coefficients, values
 
 Ints = npt.NDArray[np.int64]
-
-_ENDS = np.array(SCAN)
-
-
-def coefficients(x: Floats, blocks: Blocks, gains: Floats) -> Floats:
-    """float32 [n, blocks.count, 16], in scan order, of x, float32 [n, values]. gains: [C]."""
-    n = len(x)
-    found = np.zeros((n, blocks.count, 16), np.float32)
-    runs = found[:, blocks.grid :].reshape(n, -1)
-    runs[:, : blocks.run_values] = x[:, : blocks.run_values]
-    found[:, blocks.grid :] = runs.reshape(n, -1, 16)
-    if blocks.sides is None:
-        return found
-    maps = _maps(x[:, blocks.run_values :], blocks) * (np.float32(1) / gains)[:, None, None]
-    grid = found[:, : blocks.grid].reshape(n, blocks.spec.channels, len(blocks.rows), len(blocks.columns), 16)
-    for i, j, down, across in _parts(blocks):
-        part = np.zeros((*grid.shape[:2], 4, 4), np.float32)
-        height, width = blocks.rows[i], blocks.columns[j]
-        part[..., :height, :width] = maps[:, :, down : down + height, across : across + width]
-        grid[:, :, i, j] = _transformed(part, height, width, 1).reshape(*grid.shape[:2], 16)[..., _ENDS]
-    return found
-
-
-def values(found: Floats, scale: Floats, blocks: Blocks, tables: Arrays) -> Floats:
-    """float32 [n, values] of coefficients [n, blocks.count, 16] of rows with steps `scale`, [n]."""
-    n, spec = len(found), blocks.spec
-    x = np.empty((n, spec.values), np.float32)
-    x[:, : blocks.run_values] = found[:, blocks.grid :].reshape(n, -1)[:, : blocks.run_values]
-    if blocks.sides is not None:
-        maps = np.empty((n, spec.channels, *blocks.sides), np.float32)
-        grid = found[:, : blocks.grid].reshape(n, spec.channels, len(blocks.rows), len(blocks.columns), 16)
-        for i, j, down, across in _parts(blocks):
-            height, width = blocks.rows[i], blocks.columns[j]
-            part = np.empty((n, spec.channels, 16), np.float32)
-            part[..., _ENDS] = grid[:, :, i, j]
-            part[..., 0] = np.where(part[..., 0] == 0, tables.means * scale[:, None], part[..., 0])
-            back = _transformed(part.reshape(n, spec.channels, 4, 4), height, width, -1)
-            back *= tables.gains[:, None, None]
-            maps[:, :, down : down + height, across : across + width] = back[..., :height, :width]
-        rest = x[:, blocks.run_values :]
-        rest[...] = maps.transpose(0, 2, 3, 1).reshape(n, -1) if blocks.turned else maps.reshape(n, -1)
-    x[x < tables.least] = 0
-    return x
 
 
 def encode(x: Floats, blocks: Blocks, tables: Arrays, out: Bytes) -> None:
     """As `engine.encode_rows`."""
-    for sample, row in zip(coefficients(x, blocks, tables.gains), out, strict=True):
+    for sample, row in zip(coefficients(x, blocks, tables), out, strict=True):
         segments = -(-blocks.count // SEGMENT)
 
-        def bits(step: int, chosen: slice | None, sample: Floats = sample, segments: int = segments) -> Ints:
-            if chosen is None:
-                said = events(levels(sample, step, tables.plain), SEGMENT, tables)
-                return _bits(said, tables, segments)
-            some = sample[: len(sample) // 128 * 128].reshape(-1, 8, 16, 16)[:, 0].reshape(-1, 16)
-            return _bits(events(levels(some, step, tables.plain), 16, tables), tables, len(some) // 16)
+        def part(step: int, sample: Floats = sample) -> int:
+            some, segment = sample, SEGMENT
+            if blocks.count >= SAMPLED:
+                some = sample[: len(sample) // 128 * 128].reshape(-1, 8, 16, 16)[:, 0].reshape(-1, 16)
+                segment = 16
+            return int(
+                _bits(events(levels(some, step, tables.plain), segment, tables), tables, -(-len(some) // segment)).sum()
+            )
 
-        step = find_step(float(np.abs(sample).max(initial=0)), blocks, len(row), bits)
+        def whole(step: int, sample: Floats = sample, segments: int = segments) -> int:
+            said = events(levels(sample, step, tables.plain), SEGMENT, tables)
+            return int((-(-_bits(said, tables, segments) // 8)).sum())
+
+        step = find_step(float(np.abs(sample).max(initial=0)), blocks, len(row), part, whole)
         _write(events(levels(sample, step, tables.plain), SEGMENT, tables), tables, segments, step, row)
 
 
@@ -170,7 +134,6 @@ def decode(rows: Bytes, blocks: Blocks, tables: Arrays) -> Floats:
     found = np.zeros((n, segments * SEGMENT, 16), np.float32)
     flat = found.reshape(n * segments, SEGMENT * 16)  # a view
     data = np.concatenate([rows.reshape(-1), np.zeros(16, np.uint8)])
-    scale = np.repeat(steps()[step], segments)
     bit, at, state = np.zeros_like(end), np.zeros_like(end), np.zeros_like(end)
     live = np.flatnonzero(end > 0)
     while len(live):
@@ -195,7 +158,7 @@ def decode(rows: Bytes, blocks: Blocks, tables: Arrays) -> Floats:
         more = word >> code & (1 << extra) - 1
         negative = word >> code + extra & taken - code - extra
         place = at[live] + run
-        value = (tables.levels[(place & 15) * 32 + kind] + more.astype(np.float32)) * scale[live]
+        value = tables.levels[(place & 15) * 32 + kind] + more.astype(np.float32)
         flat[live, place] = np.where(negative == 1, -value, value)
         at[live] = np.where(last == 1, (place | 15) + 1 + 16 * skip, place + 1)
         bit[live] += taken
@@ -211,40 +174,6 @@ def _bits_at(data: Bytes, first: Ints, bit: Ints, end: Ints) -> Ints:
         word |= data[np.minimum(first + (bit >> 3) + i, len(data) - 1)].astype(np.int64) << 8 * i
     found: Ints = word >> (bit & 7) & (1 << np.minimum(end - bit, 40)) - 1
     return found
-
-
-def _parts(blocks: Blocks) -> list[tuple[int, int, int, int]]:
-    """Row and column of each block of a channel, and its first cell's."""
-    down, across = (np.cumsum([0, *sides]) for sides in (blocks.rows, blocks.columns))
-    return [(i, j, int(down[i]), int(across[j])) for i in range(len(blocks.rows)) for j in range(len(blocks.columns))]
-
-
-def _maps(x: Floats, blocks: Blocks) -> Floats:
-    """x, [n, values of the grid], as [n, C, h, w]."""
-    assert blocks.sides is not None
-    if not blocks.turned:
-        return x.reshape(len(x), blocks.spec.channels, *blocks.sides)
-    return x.reshape(len(x), *blocks.sides, blocks.spec.channels).transpose(0, 3, 1, 2)
-
-
-def _transformed(part: Floats, height: int, width: int, way: int) -> Floats:
-    """part [..., 4, 4], transformed (way 1) or back (way -1) down and then across, each sum of four from the left."""
-    down, across = transforms()[height], transforms()[width]
-    if way < 0:
-        down, across = down.T, across.T
-    once = np.empty_like(part)
-    for k in range(4):
-        row = part[..., 0, :] * down[k, 0]
-        for i in range(1, 4):
-            row = row + part[..., i, :] * down[k, i]
-        once[..., k, :] = row
-    twice = np.empty_like(part)
-    for k in range(4):
-        column = once[..., 0] * across[k, 0]
-        for i in range(1, 4):
-            column = column + once[..., i] * across[k, i]
-        twice[..., k] = column
-    return twice
 
 
 def _skips(filled: Ints, after: Ints, segment: int, tables: Arrays) -> tuple[Ints, Ints]:

@@ -1,4 +1,4 @@
-"""Which step a row is written with: the finest with which it fits, near where a part of its blocks says.
+"""Which step a row is written with: one with which it fits, as fine as a part of its blocks and few tries say.
 
 Integers decide, so that every engine writes the same bytes. cpu/encode.py has the same search compiled.
 """
@@ -6,7 +6,6 @@ Integers decide, so that every engine writes the same bytes. cpu/encode.py has t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -16,40 +15,45 @@ from fmshards.codec.dct.events import LARGEST
 DEADZONE = 0.4
 """Added to a coefficient's magnitude, in steps, before what is no whole step is cut off."""
 SAMPLED = 128
-"""Blocks from which on a part of them is asked first: of every 8 times 16 blocks the first 16."""
+"""Blocks from which on a part of them says where to try: of every 8 times 16 blocks the first 16."""
+TRIES, NEAR, SPARE = 6, 32, 64
+"""How often the part is asked where to try; how many steps from the try before; what may be left over, a SPAREth."""
 
 
-def find_step(peak: float, blocks: Blocks, row_bytes: int, bits: Callable[[int, slice | None], Any]) -> int:
+def find_step(
+    peak: float, blocks: Blocks, row_bytes: int, part: Callable[[int], int], whole: Callable[[int], int]
+) -> int:
     """The number of a step.
 
-    peak: the largest magnitude of a coefficient, a float32. bits(step, chosen): of each segment with that step; chosen:
-    None, or anything else for the part.
+    peak: the largest magnitude of a coefficient, a float32. part, whole: bits of the part (of few blocks: all) and
+    bytes of all segments, with that step.
     """
-    low, high = _first(peak, LARGEST + 1), _first(peak, 1)
-    if high == 0:
-        return 0
+    # The finest step that is known to fit, as those without levels do, and the coarsest that is known not to.
+    good, bad = _first(peak, 1), _first(peak, LARGEST + 1) - 1
+    room, some = row_bytes - blocks.head, part_of(blocks.count)
+    left, right, most = bad + 1, good, 8 * room * some // blocks.count
+    tries = 0
+    while good - bad > 1:
+        step = (bad + good) // 2
+        if tries < TRIES:
+            step = min(_bisect(left, right, lambda step, most=most: part(step) <= most), good - 1)  # type: ignore[misc]
+        tries += 1
+        size = whole(step)
+        if size > room:
+            bad = step
+        elif some == blocks.count or (room - size) * SPARE <= room:
+            return step
+        else:
+            good = step
+        left, right = max(bad + 1, step - NEAR), min(good, step + NEAR)
+        # What all blocks take beside the part is about the same with the steps around.
+        most = room * part(step) // max(size, 1)
+    return good
 
-    def fits(step: int) -> bool:
-        return step >= high or blocks.head + int((-(-bits(step, None) // 8)).sum()) <= row_bytes
 
-    if blocks.count < SAMPLED:
-        return _bisect(low, high, fits)
-    some = blocks.count // 128 * 16
-    most = (row_bytes - blocks.head) * 8 * some // blocks.count
-    step = _bisect(low, high, lambda step: step >= high or int(bits(step, slice(0)).sum()) <= most)
-    far = 1
-    if fits(step):
-        while step > low:
-            lower = max(low, step - far)
-            if not fits(lower):
-                return _bisect(lower + 1, step, fits)
-            step, far = lower, 2 * far
-        return step
-    while True:
-        higher = min(high, step + far)
-        if fits(higher):
-            return _bisect(step + 1, higher, fits)
-        step, far = higher, 2 * far
+def part_of(count: int) -> int:
+    """How many of so many blocks are in the part."""
+    return count if count < SAMPLED else count // 128 * 16
 
 
 def _bisect(low: int, high: int, fits: Callable[[int], bool]) -> int:

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fmshards.codec.dct import events
+from fmshards.codec.dct.blocks import Blocks
 from fmshards.codec.dct.events import BASE, CLASSES, Code, Codes
 from fmshards.codec.feature import is_int
 from fmshards.errors import FormatError
 
 Floats = npt.NDArray[np.float32]
 
-MOST_GAIN, MOST_MEAN = 2.0**16, 1.0
+MOST_GAIN, MOST_MEAN, MOST_OFFSET = 2.0**16, 1.0, 2.0**64
 KINDS = 3
 """Magnitudes 1, 2, and 3 or more are brought back each by its own shift."""
 
@@ -30,13 +31,15 @@ class Tables:
     codes: of every state, see events.py. shifts: [16][3], for each place of the scan and magnitudes of 1, 2, and 3 or
     more: a level of magnitude m means m - shift steps. Of each channel, gains: its values are divided by it before they
     are transformed, and multiplied after; means: in steps, the first coefficient of a block whose level there is 0.
-    nonnegative: values under 0 become 0.
+    offsets: what is taken from values first, and added last, in the order of `Blocks.offsets`. nonnegative: values
+    under 0 become 0.
     """
 
     codes: Codes
     shifts: tuple[tuple[float, ...], ...]
     gains: tuple[float, ...]
     means: tuple[float, ...]
+    offsets: tuple[float, ...]
     nonnegative: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -50,11 +53,12 @@ class Tables:
             "shifts": [list(each) for each in self.shifts],
             "gains": list(self.gains),
             "means": list(self.means),
+            "offsets": list(self.offsets),
             "nonnegative": self.nonnegative,
         }
 
     @staticmethod
-    def from_json(config: Mapping[str, Any], channels: int) -> Tables:
+    def from_json(config: Mapping[str, Any], blocks: Blocks) -> Tables:
         """Raises FormatError on anything that `to_json` cannot give."""
         shifts, nonnegative = config["shifts"], config["nonnegative"]
         if not _is_list(shifts, 16) or not all(_is_list(each, KINDS) for each in shifts):
@@ -63,68 +67,84 @@ class Tables:
             raise FormatError(f"codec dct: expected float32 numbers of -0.5 to 0.5 as shifts, found {str(shifts)[:80]}")
         if not isinstance(nonnegative, bool):
             raise FormatError(f"codec dct: expected true or false as nonnegative, found {str(nonnegative)[:40]}")
-        gains = _of_channels(config, "gains", channels, 1 / MOST_GAIN, MOST_GAIN)
-        means = _of_channels(config, "means", channels, -MOST_MEAN, MOST_MEAN)
-        return Tables(_codes(config["codes"]), tuple(tuple(each) for each in shifts), gains, means, nonnegative)
+        channels = blocks.spec.channels
+        gains = _numbers(config, "gains", channels, 1 / MOST_GAIN, MOST_GAIN)
+        means = _numbers(config, "means", channels, -MOST_MEAN, MOST_MEAN)
+        offsets = _numbers(config, "offsets", blocks.offsets, -MOST_OFFSET, MOST_OFFSET)
+        codes = _codes(config["codes"])
+        return Tables(codes, tuple(tuple(each) for each in shifts), gains, means, offsets, nonnegative)
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
     """Tables as engines take them; equal to themselves alone, which is how copies on devices are kept.
 
-    decode, quick, lengths, bits, sizes: see events.py. levels: float32 [16 * 32], what the least magnitude of each
-    class means at each place of the scan, in steps; 0 for class 0. gains, means: float32 [C]. plain: see
-    `Blocks.plain`. least: what is below it becomes 0.
+    decode, quick, lengths, bits, sizes: see events.py. levels: float32 [16 * 32], what the least
+    magnitude of each class means at each place of the scan, in steps; 0 for class 0. gains, means, offsets: float32
+    [C]. run_offsets: of each value of the runs. plain: see `Blocks.plain`. least: what is below it becomes 0.
     """
 
     decode: npt.NDArray[np.uint32]
-    quick: npt.NDArray[np.uint64]
+    quick: npt.NDArray[np.uint32]
     lengths: npt.NDArray[np.uint8]
     bits: npt.NDArray[np.uint32]
     sizes: npt.NDArray[np.uint8]
     levels: Floats
     gains: Floats
     means: Floats
+    offsets: Floats
+    run_offsets: Floats
     plain: int
     least: float
 
 
-def arrays(tables: Tables, plain: int) -> Arrays:
-    """plain: see `Blocks.plain`."""
+def arrays(tables: Tables, blocks: Blocks) -> Arrays:
+    # What an offset is taken from has both signs.
+    plain = blocks.plain(tables.nonnegative and not any(tables.offsets))
     lengths, bits = events.encode_tables(tables.codes, plain)
     shift = np.array(tables.shifts, np.float32)
     levels = np.zeros((16, 32), np.float32)
     base = BASE[1:].astype(np.float32)
     levels[:, 1 : CLASSES + 1] = base - shift[:, np.minimum(BASE[1:], KINDS) - 1]
-    slow = events.decode_table(tables.codes, plain)
+    offsets = np.array(tables.offsets, np.float32)
     return Arrays(
-        slow,
-        events.quick_table(slow, levels),
+        events.decode_table(tables.codes, plain),
+        events.quick_table(tables.codes, plain, levels),
         lengths,
         bits,
         events.sizes(lengths, plain),
         levels.reshape(-1),
         np.array(tables.gains, np.float32),
         np.array(tables.means, np.float32),
+        offsets[: blocks.spec.channels],
+        _run_offsets(offsets, blocks),
         plain,
         0.0 if tables.nonnegative else -math.inf,
     )
 
 
+def _run_offsets(offsets: Floats, blocks: Blocks) -> Floats:
+    """float32 [run_values]: behind a grid each value has its own, else each channel."""
+    if blocks.sides:
+        return offsets[blocks.spec.channels :]
+    places = blocks.spec.values // blocks.spec.channels
+    return np.tile(offsets, places) if blocks.turned else np.repeat(offsets, places)
+
+
 def code_of(counts: npt.NDArray[np.float64], state: int) -> Code:
     """The Huffman code of at most 8 bits of a state's events, counted: float64 [EVENTS], those that can come there.
 
-    What is so rare that its code would be longer has none, and is said by the escape, which always has one. At most
-    half of the codes that there may be are given.
+    What is so rare that the bits of an escape cost less than a code of 8 bits costs all others has none, and is said by
+    the escape, which always has one. At most three quarters of the codes that there may be are given.
     """
     total = counts.sum()
-    rare = counts < max(total / 2 ** (events.BITS + 1), 1e-30)
-    rare[np.argsort(-counts, kind="stable")[2 ** (events.BITS - 1) :]] = True
+    rare = counts < max(total / 2 ** (events.BITS + 3), 1e-30)
+    rare[np.argsort(-counts, kind="stable")[3 * 2 ** (events.BITS - 2) :]] = True
     rare[events.ESCAPE] = False
     if state < events.STARTS:
         rare[1] = False
     kept = np.flatnonzero(~rare)
-    weight = np.maximum(counts[kept], total / 2**events.BITS)
+    weight = np.maximum(counts[kept], total / 2 ** (events.BITS + 1))
     weight[kept == events.ESCAPE] += counts[rare].sum()
     lengths = _lengths(weight.tolist())
     return tuple(sorted(zip(kept.tolist(), lengths, strict=True), key=lambda pair: (pair[1], pair[0])))
@@ -157,26 +177,31 @@ def usual_counts() -> npt.NDArray[np.float64]:
     found = np.zeros((events.STATES, events.EVENTS))
     for state in range(events.STATES):
         at = events.place(state)
-        large = state >= events.STARTS and (state - events.STARTS) % 2 == 1
-        found[state, events.ESCAPE] = 0.004
+        found[state, events.ESCAPE] = 0.01
+        # How much less often each larger magnitude comes than the one before it.
+        less = 0.6 if state >= events.STARTS and (state - events.STARTS) % 2 == 1 else 0.3
+        first = less
         if state < events.STARTS:
+            first = (0.5, 0.5, 0.75)[state]
             empty = (0.6, 0.4, 0.2)[state]
-            found[state, 1 : len(events.SKIPS) + 1] = empty * np.array([0.5**i for i in range(len(events.SKIPS))]) / 2
+            found[state, 1 : len(events.SKIPS) + 1] = empty * 0.5 ** np.arange(1, len(events.SKIPS) + 1)
         for run in range(16 - at):
+            ends = 0.2 + 0.8 * ((at + run) / 15) ** 6
+            ratio = less if at + run else first
             for each in range(1, 12):
-                size = 0.5 ** (each - 1) if not large else 0.8 ** (each - 1) / 2
-                for last in (0, 1):
-                    if at + run == 15 and not last:
-                        continue
-                    ends = 0.25 if last else 0.75
-                    found[state, events.level(run, each, last)] = 0.5**run * size * ends
+                size = 0.4 * 0.6**run * (1 - ratio) * ratio ** (each - 1)
+                found[state, events.level(run, each, 1)] = size * ends
+                if at + run < 15:
+                    found[state, events.level(run, each, 0)] = size * (1 - ends)
     total: npt.NDArray[np.float64] = found / found.sum(1, keepdims=True)
     return total
 
 
-def usual(channels: int) -> Tables:
+def usual(blocks: Blocks) -> Tables:
     """Tables that are fitted to nothing, for values of both signs."""
-    return Tables(_usual_codes(), ((0.0,) * KINDS,) * 16, (1.0,) * channels, (0.0,) * channels, False)
+    channels = blocks.spec.channels
+    shifts = ((0.0,) * KINDS,) * 16
+    return Tables(_usual_codes(), shifts, (1.0,) * channels, (0.0,) * channels, (0.0,) * blocks.offsets, False)
 
 
 @lru_cache(maxsize=1)
@@ -202,12 +227,11 @@ def _codes(lists: Any) -> Codes:
     return codes
 
 
-def _of_channels(config: Mapping[str, Any], key: str, channels: int, least: float, most: float) -> tuple[float, ...]:
+def _numbers(config: Mapping[str, Any], key: str, count: int, least: float, most: float) -> tuple[float, ...]:
     numbers = config[key]
-    if not _is_list(numbers, channels) or not all(_is_float32(value) and least <= value <= most for value in numbers):
+    if not _is_list(numbers, count) or not all(_is_float32(value) and least <= value <= most for value in numbers):
         raise FormatError(
-            f"codec dct: expected {channels} float32 numbers of {least:g} to {most:g} as {key}, found "
-            f"{str(numbers)[:80]}"
+            f"codec dct: expected {count} float32 numbers of {least:g} to {most:g} as {key}, found {str(numbers)[:80]}"
         )
     return tuple(numbers)
 

@@ -1,7 +1,7 @@
 """Rows of `dct` to values. Imported only where numba works; engine.py says what is asked, and checks lengths.
 
-Two segments are read at a time, as each next event waits for the one before it. Levels go to a buffer of a segment's
-blocks, which are then brought back and laid where they belong.
+Three segments are read at a time, as each next event waits for the one before it. Levels go to a small buffer for each;
+whenever it has some blocks, they are brought back and laid where they belong.
 """
 
 from __future__ import annotations
@@ -9,25 +9,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import carray
 
 from fmshards.codec.base import Bytes
-from fmshards.codec.dct.blocks import SCAN, SEGMENT, STEPS, Blocks, steps
-from fmshards.codec.dct.cpu.matrices import matrices
-from fmshards.codec.dct.cpu.vectors import as_float, get, inverse, put
-from fmshards.codec.dct.events import ESCAPED, EXTRA, FURTHEST, NEXT_STATE, STARTS, UNUSUAL
+from fmshards.codec.dct.blocks import CELLS, SEGMENT, STEPS, Blocks, steps
+from fmshards.codec.dct.cpu.inverse import get, likely, put
+from fmshards.codec.dct.cpu.lay import address, lay, lay_runs, sides_of
+from fmshards.codec.dct.events import ESCAPED, EXTRA, SKIPS, STARTS, STATES, WINDOW
 from fmshards.codec.dct.tables import Arrays
 from fmshards.kernels import jit
 from fmshards.kernels.bits import load8, load32, load64, shr
-from fmshards.kernels.llvm import pointer
 
 if TYPE_CHECKING:
     import torch
 
-_AT_ONCE = 5  # events of 9 bits at most that 56 bits hold, without a look at how many are left
-_BEYOND = _AT_ONCE * FURTHEST + 16  # floats behind a segment's
-_QUICK, _SLOW, _LEVELS, _EXTRA, _SCAN = range(5)  # addresses of tables
-_SOURCE, _STOP, _BITS, _HELD, _AT, _END, _STATE, _LEFT = range(8)  # what is kept of a segment that is being read
+_SEGMENTS = 3  # that are read at a time
+_AT_ONCE = 56 // WINDOW  # events that 56 bits hold, without a look at how many are left
+_CHUNK = 64 * 64  # bytes of blocks that are laid at once, or more
+_BUFFER = 16 * (SEGMENT + (_AT_ONCE + 1) * (max(SKIPS) + 1))  # floats; events may lead beyond a segment
+_MASK = (1 << WINDOW) - 1
+_VALUES = 4 * STATES << WINDOW  # bytes of entries before what levels mean
+_QUICK, _SLOW, _LEVELS, _EXTRA, _CELLS = range(5)  # addresses of tables
+_EXTRAS, _CELL_OF = EXTRA.astype(np.uint8), np.array(CELLS, np.uint8)
+# What is kept of a segment that is being read: bytes from SOURCE to STOP are still to come, BITS bits are HELD; levels
+# go to the block at address AT of the buffer that begins at FOUND; DONE of COUNT blocks are laid. The table of STATE.
+_SOURCE, _STOP, _BITS, _HELD, _AT, _STATE, _FOUND, _DONE, _COUNT, _JOB = range(10)
 
 
 def rows(data: Bytes, blocks: Blocks, tables: Arrays, out: torch.Tensor) -> None:
@@ -35,234 +40,161 @@ def rows(data: Bytes, blocks: Blocks, tables: Arrays, out: torch.Tensor) -> None
     sides = blocks.sides or (0, 0)
     _decode(
         *(data.ctypes.data, data.strides[0], len(data), data.shape[1]),
-        *(tables.quick, tables.decode, tables.levels, EXTRA.astype(np.uint8), np.array(SCAN, np.uint8)),
-        *(steps(), tables.plain, tables.least),
-        *(tables.gains, tables.means, matrices(True)),
-        *(np.array(blocks.rows, np.int64), np.array(blocks.columns, np.int64)),
-        *(blocks.count, blocks.grid, blocks.run_values, blocks.turned, *sides),
+        *(tables.quick, tables.decode, tables.levels),
+        *(_EXTRAS, _CELL_OF, steps(), tables.plain, tables.least),
+        *(tables.gains, tables.means, tables.offsets, tables.run_offsets),
+        *sides_of(blocks),
+        *(blocks.count, blocks.grid, blocks.turned, *sides),
         *(out.data_ptr(), out.stride(0)),
     )
 
 
 @jit.inner
-def _address(array: Any) -> Any:
-    return np.int64(array.ctypes.data)
+def _event(tables: Any, plain: Any, held: Any, state: Any, at: Any) -> Any:
+    """The event that begins at bit 0 of `held`: bits taken, the address of the next one's block, and the next state.
 
-
-@jit.inner
-def _event(tables: Any, plain: Any, held: Any, state: Any, at: Any, scale: Any, found: Any) -> Any:
-    """The event that begins at bit 0 of `held`: bits taken, where the next one's level may be, and the next state.
-
-    A level goes to the address `found`, to its block's cell; where there is none, 0 does, to a block that has none.
-    States are kept 2^11 times as large.
+    A level goes to its cell of the block at address `at`; where there is none, 0 does, to a block that has none.
+    States are kept 2^WINDOW times as large.
     """
-    entry = load32(tables[_SLOW] + ((state >> 1) | ((held & 255) << 2)))
+    number = state >> WINDOW
+    entry = load32(tables[_SLOW] + ((number << 10) | ((held & 255) << 2)))
     taken, code, kind = entry & 31, (entry >> 5) & 15, (entry >> 9) & 31
-    place, last = at + ((entry >> 14) & 15), (entry >> 18) & 1
-    skip, following = (entry >> 19) & 63, entry >> 25
+    place, last = ((entry >> 14) & 15), (entry >> 18) & 1
+    if number >= STARTS:
+        place += (number - 1) >> 1
+    passed, following = last + ((entry >> 19) & 63), entry >> 25
     if kind == 31:
         raw = shr(held, code)
-        place = min(at + (raw & 15), at | 15)
-        last = (raw >> 4) & 1 if place & 15 != 15 else 1
+        place = min(place + (raw & 15), 15)
+        passed = (raw >> 4) & 1 if place != 15 else 1
         kind = min(max((raw >> 5) & 31, 1), 30)
-        number = state >> 11
         large = 1 if kind >= 3 or (number >= STARTS and (number - STARTS) & 1) else 0
-        following = 1 + large if last else STARTS + 2 * (place & 15) + large
+        following = 1 + large if passed else STARTS + 2 * place + large
         code += ESCAPED
-        taken = code + load8(tables[_EXTRA] + kind) + (1 if place & 15 >= plain else 0)
+        taken = code + load8(tables[_EXTRA] + kind) + (1 if place >= plain else 0)
     width = load8(tables[_EXTRA] + kind)
     more = shr(held, code)
-    level = get(tables[_LEVELS] + (((place & 15) << 7) | (kind << 2))) + np.float32(more & ((1 << width) - 1))
-    cell = (place & -16) + load8(tables[_SCAN] + (place & 15))
-    put(found + (cell << 2), level * scale, shr(more, width) & (taken - code - width))
-    return taken, (place | (-last & 15)) + 1 + (skip << 4), following << 11
+    level = get(tables[_LEVELS] + ((place << 7) | (kind << 2))) + np.float32(more & ((1 << width) - 1))
+    negative = shr(more, width) & (taken - code - width)
+    put(at + (load8(tables[_CELLS] + place) << 2), -level if negative else level)
+    return taken, at + (passed << 6), following << WINDOW
 
 
 @jit.inner
-def _quick(entry: Any, held: Any, at: Any, scale: Any, found: Any) -> Any:
-    """As `_event`, where one look was enough."""
-    cell = found - 64 + ((at + ((entry >> 5) & 31)) << 2)
-    put(cell, as_float(entry >> 32) * scale, shr(held, (entry & 31) - 1) & (entry >> 10))
-    return entry & 31, at + ((entry >> 18) & 2047), entry & NEXT_STATE
+def _filled(source: Any, held: Any, bits: Any) -> Any:
+    """With 56 bits or more. Of `bits` the lower 6 bits are looked at."""
+    bits &= 63
+    return source + ((63 - bits) >> 3), held | (load64(source) << bits), bits | 56
 
 
 @jit.inner
-def _finish(kept: Any, tables: Any, plain: Any, scale: Any, found: Any) -> None:
-    """The rest of a segment, of which `kept` says how far it was read, byte by byte; behind its end are zeros."""
-    source, held, bits, at, state = kept[_SOURCE], kept[_HELD], kept[_BITS], kept[_AT], kept[_STATE]
-    end, stop = kept[_END], kept[_STOP]
-    # Bits that are left: those held, and those of bytes not yet read.
-    left = bits + 8 * (stop - source)
-    while at < end and left > 0:
-        while bits <= 48 and source < stop:
-            held |= load8(source) << bits
-            source += 1
-            bits += 8
-        taken, at, state = _event(tables, plain, held, state, at, scale, found)
-        held = shr(held, taken)
-        bits = max(bits - taken, 0)
-        left -= taken
+def _step(tables: Any, plain: Any, cursor: Any, stop: Any) -> Any:
+    """One event, by one look where that is enough, else by two refills; where not so many bytes are left, none.
+
+    What a look takes is not counted beyond the lower 6 bits of `bits`.
+    """
+    source, held, bits, at, state = cursor
+    table = tables[_QUICK]
+    entry = load32(table + ((state | (held & _MASK)) << 2))
+    if likely(entry):
+        put(at + ((entry >> 10) & 60), get(table + (_VALUES + ((entry >> 14) & 4092))))
+        state = (entry >> (26 - WINDOW)) & -(1 << WINDOW)
+        return source, shr(held, entry & 63), bits - entry, at + (entry & 4032), state
+    if source <= stop:
+        source, held, bits = _filled(source, held, bits)
+        if source <= stop:
+            taken, at, state = _event(tables, plain, held, state, at)
+            source, held, bits = _filled(source, shr(held, taken), bits - taken)
+    return source, held, bits, at, state
 
 
 @jit.inner
-def _segment(row: Any, row_bytes: Any, head: Any, which: Any, count: Any, kept: Any) -> None:
-    """Where segment `which` of a row lies, and how many blocks it has."""
-    begin = head
+def _begin(kept: Any, data: Any, row_stride: Any, row_bytes: Any, segments: Any, job: Any, count: Any) -> None:
+    """Segment job % segments of row job // segments is what is read next."""
+    row, which = data + job // segments * row_stride, job % segments
+    begin = 2 + 2 * segments
     for i in range(which):
         begin += load8(row + 2 + 2 * i) | (load8(row + 3 + 2 * i) << 8)
     begin = min(begin, row_bytes)
     size = load8(row + 2 + 2 * which) | (load8(row + 3 + 2 * which) << 8)
     kept[_SOURCE] = row + begin
     kept[_STOP] = row + min(begin + size, row_bytes)
-    kept[_BITS] = kept[_HELD] = kept[_AT] = kept[_STATE] = 0
-    kept[_END] = 16 * min(SEGMENT, count - SEGMENT * which)
+    kept[_BITS] = kept[_HELD] = kept[_STATE] = kept[_DONE] = 0
+    kept[_AT] = kept[_FOUND]
+    kept[_COUNT] = min(SEGMENT, count - SEGMENT * which)
+    kept[_JOB] = job
 
 
 @jit.inner
-def _read_two(
-    a: Any,
-    b: Any,
-    tables: Any,
-    plain: Any,
-    scale_a: Any,
-    scale_b: Any,
-    found_a: Any,
-    found_b: Any,
-) -> None:
-    """Two segments, as far as both have blocks, and 8 bytes or more ahead."""
-    source_a, held_a, bits_a, at_a, state_a = a[_SOURCE], a[_HELD], a[_BITS], a[_AT], a[_STATE]
-    source_b, held_b, bits_b, at_b, state_b = b[_SOURCE], b[_HELD], b[_BITS], b[_AT], b[_STATE]
-    end_a, stop_a, end_b, stop_b = a[_END], a[_STOP] - 8, b[_END], b[_STOP] - 8
-    table, unusual = tables[_QUICK], 0
-    while at_a < end_a and at_b < end_b and source_a <= stop_a and source_b <= stop_b:
-        # 56 bits or more: an event takes up to 32, and up to 9 where one look is enough.
-        held_a |= load64(source_a) << bits_a
-        source_a += (63 - bits_a) >> 3
-        bits_a |= 56
-        held_b |= load64(source_b) << bits_b
-        source_b += (63 - bits_b) >> 3
-        bits_b |= 56
-        if unusual:
-            taken, at_a, state_a = _event(tables, plain, held_a, state_a, at_a, scale_a, found_a)
-            held_a = shr(held_a, taken)
-            bits_a -= taken
-            taken, at_b, state_b = _event(tables, plain, held_b, state_b, at_b, scale_b, found_b)
-            held_b = shr(held_b, taken)
-            bits_b -= taken
-            unusual = 0
-            continue
+def _limit(kept: Any) -> Any:
+    """The address in the buffer at which blocks are to be laid."""
+    return kept[_FOUND] + min(_CHUNK, (kept[_COUNT] - kept[_DONE]) << 6)
+
+
+@jit.inner
+def _cursor(kept: Any) -> Any:
+    return kept[_SOURCE], kept[_HELD], kept[_BITS], kept[_AT], kept[_STATE]
+
+
+@jit.inner
+def _goes_on(cursor: Any, end: Any, stop: Any) -> Any:
+    return cursor[0] <= stop and cursor[3] < end
+
+
+@jit.inner
+def _read_all(kept: Any, tables: Any, plain: Any) -> None:
+    """Three segments, until one has blocks to be laid, or less than 8 bytes ahead."""
+    a, b, c = _cursor(kept[0]), _cursor(kept[1]), _cursor(kept[2])
+    end_a, end_b, end_c = _limit(kept[0]), _limit(kept[1]), _limit(kept[2])
+    stop_a, stop_b, stop_c = kept[0, _STOP] - 8, kept[1, _STOP] - 8, kept[2, _STOP] - 8
+    while _goes_on(a, end_a, stop_a) and _goes_on(b, end_b, stop_b) and _goes_on(c, end_c, stop_c):
+        a = _filled(a[0], a[1], a[2]) + a[3:]
+        b = _filled(b[0], b[1], b[2]) + b[3:]
+        c = _filled(c[0], c[1], c[2]) + c[3:]
         for _ in range(_AT_ONCE):  # perhaps beyond the last block
-            entry_a = load64(table + (state_a | ((held_a & 255) << 3)))
-            entry_b = load64(table + (state_b | ((held_b & 255) << 3)))
-            unusual = (entry_a | entry_b) & UNUSUAL
-            if unusual:
-                break
-            taken, at_a, state_a = _quick(entry_a, held_a, at_a, scale_a, found_a)
-            held_a = shr(held_a, taken)
-            bits_a -= taken
-            taken, at_b, state_b = _quick(entry_b, held_b, at_b, scale_b, found_b)
-            held_b = shr(held_b, taken)
-            bits_b -= taken
-    _keep(a, source_a, held_a, bits_a, at_a, state_a)
-    _keep(b, source_b, held_b, bits_b, at_b, state_b)
+            a = _step(tables, plain, a, stop_a)
+            b = _step(tables, plain, b, stop_b)
+            c = _step(tables, plain, c, stop_c)
+    _keep(kept[0], a)
+    _keep(kept[1], b)
+    _keep(kept[2], c)
 
 
 @jit.inner
-def _keep(kept: Any, source: Any, held: Any, bits: Any, at: Any, state: Any) -> None:
-    kept[_SOURCE], kept[_BITS], kept[_AT], kept[_STATE] = source, bits, at, state
+def _keep(kept: Any, cursor: Any) -> None:
+    bits = cursor[2] & 63
+    kept[_SOURCE], kept[_BITS], kept[_AT], kept[_STATE] = cursor[0], bits, cursor[3], cursor[4]
     # What was read ahead beyond the bits that are counted is read again.
-    kept[_HELD] = held & ((1 << bits) - 1)
+    kept[_HELD] = cursor[1] & ((1 << bits) - 1)
 
 
 @jit.inner
-def _read_one(kept: Any, tables: Any, plain: Any, scale: Any, found: Any) -> None:
-    source, held, bits, at, state = kept[_SOURCE], kept[_HELD], kept[_BITS], kept[_AT], kept[_STATE]
-    end, stop = kept[_END], kept[_STOP] - 8
-    while at < end and source <= stop:
-        held |= load64(source) << bits
-        source += (63 - bits) >> 3
-        bits |= 56
-        taken, at, state = _event(tables, plain, held, state, at, scale, found)
+def _read_one(kept: Any, tables: Any, plain: Any) -> Any:
+    """A segment, until it has blocks to be laid; whether it has no bits left. Behind its end are zeros."""
+    cursor, end, stop = _cursor(kept), _limit(kept), kept[_STOP]
+    while _goes_on(cursor, end, stop - 8):
+        cursor = _filled(cursor[0], cursor[1], cursor[2]) + cursor[3:]
+        for _ in range(_AT_ONCE):
+            cursor = _step(tables, plain, cursor, stop - 8)
+    _keep(kept, cursor)
+    source, held, bits, at, state = _cursor(kept)
+    left = bits + 8 * (stop - source)
+    while at < end and left > 0:
+        while bits <= 48 and source < stop:
+            held |= load8(source) << bits
+            source += 1
+            bits += 8
+        taken, at, state = _event(tables, plain, held, state, at)
         held = shr(held, taken)
-        bits -= taken
-    _keep(kept, source, held, bits, at, state)
-
-
-@jit.inner
-def _lay(
-    found: Any,
-    step: Any,
-    first: Any,
-    last: Any,
-    gains: Any,
-    means: Any,
-    matrix: Any,
-    heights: Any,
-    widths: Any,
-    turned: Any,
-    height: Any,
-    width: Any,
-    to: Any,
-    least: Any,
-    block: Any,
-) -> None:
-    """Blocks first to last of the grid, from `found`, to a sample's places at address `to`."""
-    channels, rows, columns = len(gains), len(heights), len(widths)
-    channel, rest = first // (rows * columns), first % (rows * columns)
-    i, j = rest // columns, rest % columns
-    y, x = 0, 0
-    for k in range(i):
-        y += heights[k]
-    for k in range(j):
-        x += widths[k]
-    source, at_block, at_matrix = _address(found), _address(block), _address(matrix)
-    by_row, by_column = (width * channels, channels) if turned else (width, 1)
-    number = first
-    while number < last:
-        # The blocks side by side from here on.
-        down, mean, gain = at_matrix + 384 * heights[i], means[channel] * step, gains[channel]
-        start = to + 4 * (channel * (1 if turned else height * width) + y * by_row)
-        # What is written beyond a narrow block is written again by the next one, but at a row's and the map's end.
-        tall = heights[i] == 4 or i + 1 < rows or channel + 1 < channels
-        stop = min(columns, j + last - number)
-        number += stop - j
-        while j < stop:
-            across, here = at_matrix + 384 * widths[j] + 256, start + 4 * x * by_column
-            if not turned and tall and (widths[j] == 4 or j + 1 < columns):
-                inverse(source, mean, down, across, gain, least, here, 4 * width)
-            else:
-                inverse(source, mean, down, across, gain, least, at_block, 16)
-                flat = carray(pointer(here), ((heights[i] - 1) * by_row + (widths[j] - 1) * by_column + 1,), np.float32)
-                for r in range(heights[i]):
-                    for c in range(widths[j]):
-                        flat[r * by_row + c * by_column] = block[r, c]
-            source += 64
-            x += widths[j]
-            j += 1
-        j, x = 0, 0
-        y += heights[i]
-        i += 1
-        if i == rows:
-            i, y = 0, 0
-            channel += 1
-
-
-@jit.inner
-def _lay_runs(found: Any, scan: Any, first: Any, last: Any, grid: Any, values: Any, to: Any, least: Any) -> None:
-    """Those of blocks first to last that hold runs, from `found`, to a sample at address `to`."""
-    for number in range(max(first, grid), last):
-        begin, at = 16 * (number - grid), 16 * (number - first)
-        some = min(16, values - begin)
-        flat = carray(pointer(to + 4 * begin), (some,), np.float32)
-        for i in range(some):
-            value = found[at + scan[i]]
-            flat[i] = np.float32(0) if value < least else value
-        found[at : at + 16] = 0
+        bits = max(bits - taken, 0)
+        left -= taken
+    kept[_SOURCE], kept[_HELD], kept[_BITS], kept[_AT], kept[_STATE] = source, held, bits, at, state
+    return left <= 0
 
 
 @jit.kernel(
-    "void(i8, i8, i8, i8, u8[::1], u4[::1], f4[::1], u1[::1], u1[::1], f4[::1], i8, f4, f4[::1], f4[::1], f4[:,::1],"
-    "i8[::1], i8[::1], i8, i8, i8, b1, i8, i8, i8, i8)"
+    "void(i8, i8, i8, i8, u4[::1], u4[::1], f4[::1], u1[::1], u1[::1], f4[::1], i8, f4,"
+    "f4[::1], f4[::1], f4[::1], f4[::1], i8[::1], i8[::1], i8[:,::1], i8, i8, b1, i8, i8, i8, i8)"
 )
 def _decode(
     data: Any,
@@ -270,21 +202,22 @@ def _decode(
     n: Any,
     row_bytes: Any,
     quick: Any,
-    table: Any,
+    slow: Any,
     levels: Any,
     extra: Any,
-    scan: Any,
+    cells: Any,
     scales: Any,
     plain: Any,
     least: Any,
     gains: Any,
     means: Any,
-    matrix: Any,
+    offsets: Any,
+    run_offsets: Any,
     heights: Any,
     widths: Any,
+    columns: Any,
     count: Any,
     grid: Any,
-    run_values: Any,
     turned: Any,
     height: Any,
     width: Any,
@@ -293,39 +226,51 @@ def _decode(
 ) -> None:
     """n rows of row_bytes bytes, row_stride apart, from address `data` on; `out` an address, its stride in values."""
     segments = (count + SEGMENT - 1) // SEGMENT
-    head, jobs = 2 + 2 * segments, n * segments
-    addresses = (_address(quick), _address(table), _address(levels), _address(extra), _address(scan))
-    found = np.zeros((2, 16 * SEGMENT + _BEYOND), np.float32)
-    at_found = _address(found)
-    kept = np.zeros((2, 8), np.int64)
-    scale = np.zeros(2, np.float32)
-    block = np.zeros((4, 4), np.float32)
-    for job in range(0, jobs, 2):
-        for j in range(min(2, jobs - job)):
-            row = data + (job + j) // segments * row_stride
-            scale[j] = scales[min(load8(row) | (load8(row + 1) << 8), STEPS - 1)]
-            _segment(row, row_bytes, head, (job + j) % segments, count, kept[j])
-        if job + 1 < jobs:
-            _read_two(
-                kept[0],
-                kept[1],
-                addresses,
-                plain,
-                scale[0],
-                scale[1],
-                at_found,
-                at_found + 4 * found.shape[1],
-            )
-        for j in range(min(2, jobs - job)):
-            _read_one(kept[j], addresses, plain, scale[j], at_found + 4 * found.shape[1] * j)
-            _finish(kept[j], addresses, plain, scale[j], at_found + 4 * found.shape[1] * j)
-            if kept[j, _AT] > kept[j, _END]:
-                found[j, kept[j, _END] : kept[j, _AT] + 16] = 0
-            sample, first = (job + j) // segments, (job + j) % segments * SEGMENT
-            last, to = min(first + SEGMENT, count), out + 4 * sample * out_stride
-            cells = to + 4 * run_values
-            _lay(
-                *(found[j], scale[j], first, min(last, grid), gains, means, matrix, heights, widths, turned),
-                *(height, width, cells, least, block),
-            )
-            _lay_runs(found[j], scan, first, last, grid, run_values, to, least)
+    jobs, begun = n * segments, 0
+    tables = (address(quick), address(slow), address(levels), address(extra), address(cells))
+    found = np.zeros((_SEGMENTS, _BUFFER), np.float32)
+    block = np.zeros((4, 8), np.float32)
+    kept = np.zeros((_SEGMENTS, 10), np.int64)
+    for j in range(_SEGMENTS):
+        kept[j, _FOUND] = address(found) + 4 * _BUFFER * j
+    while True:
+        busy = 0
+        for j in range(_SEGMENTS):
+            if kept[j, _DONE] == kept[j, _COUNT] and begun < jobs:
+                _begin(kept[j], data, row_stride, row_bytes, segments, begun, count)
+                begun += 1
+            busy += kept[j, _DONE] < kept[j, _COUNT]
+        if busy == 0:
+            break
+        if busy == _SEGMENTS:
+            _read_all(kept, tables, plain)
+        for j in range(_SEGMENTS):
+            left = kept[j, _COUNT] - kept[j, _DONE]
+            if left == 0:
+                continue
+            alone = busy < _SEGMENTS or kept[j, _SOURCE] > kept[j, _STOP] - 8
+            if alone and _read_one(kept[j], tables, plain):
+                kept[j, _AT] = max(kept[j, _AT], kept[j, _FOUND] + 64 * left)
+            if kept[j, _AT] < _limit(kept[j]):
+                continue
+            # Blocks that are whole; one that is begun goes on at the buffer's start.
+            there = (kept[j, _AT] - kept[j, _FOUND]) >> 6
+            some = min(there, left)
+            sample, first = kept[j, _JOB] // segments, kept[j, _JOB] % segments * SEGMENT + kept[j, _DONE]
+            last, to = first + some, out + 4 * sample * out_stride
+            row = data + sample * row_stride
+            step = scales[min(load8(row) | (load8(row + 1) << 8), STEPS - 1)]
+            if first < grid:
+                lay(
+                    *(kept[j, _FOUND], step, first, min(last, grid), gains, means, offsets, heights, widths, columns),
+                    *(turned, height, width, to + 4 * len(run_offsets), least, block),
+                )
+            if last > grid:
+                lay_runs(found[j], cells, step, first, last, grid, run_offsets, to, least)
+            kept[j, _DONE] += some
+            kept[j, _AT] = kept[j, _FOUND]
+            if some < left:
+                found[j, :16] = found[j, 16 * there : 16 * there + 16]
+                found[j, 16 * there : 16 * there + 16] = 0
+            else:
+                found[j, 16 * some : 16 * there + 16] = 0

@@ -1,4 +1,4 @@
-"""LLVM vectors for `dct`: a block of 16 as two vectors of 8. Imported only where numba works.
+"""LLVM vectors for `dct`'s encoder: a block of 16 as two vectors of 8. Imported only where numba works.
 
 Addresses are plain integers: whoever calls answers for the memory behind them. Multiplication and addition are never
 fused, so that values and rows have the same bits on every machine.
@@ -21,47 +21,18 @@ _F4, _F8, _I8 = ir.VectorType(_F, 4), ir.VectorType(_F, 8), ir.VectorType(_I, 8)
 
 
 @intrinsic
-def get(typing: Any, address: Any) -> Any:
-    """The float at an address."""
+def forward(
+    typing: Any, source: Any, stride: Any, down: Any, across: Any, offset: Any, factor: Any, target: Any
+) -> Any:
+    """4 rows of 4 floats, `stride` bytes apart, less `offset`, times `factor`, to 16 coefficients in scan order at
+    `target`."""
 
     def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
-        return load(builder, args[0], _F)
-
-    return types.float32(types.int64), make
-
-
-@intrinsic
-def as_float(typing: Any, bits: Any) -> Any:
-    """The float that the lower 32 bits are."""
-
-    def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
-        return builder.bitcast(builder.trunc(args[0], _I), _F)
-
-    return types.float32(types.int64), make
-
-
-@intrinsic
-def put(typing: Any, address: Any, value: Any, flip: Any) -> Any:
-    """A float to an address; its negative where `flip` is 1 and not 0."""
-
-    def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
-        address, value, flip = args
-        sign = builder.shl(builder.trunc(flip, _I), _I(31))
-        store(builder, builder.xor(builder.bitcast(value, _I), sign), address)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.float32, types.int64), make
-
-
-@intrinsic
-def forward(typing: Any, source: Any, stride: Any, down: Any, across: Any, factor: Any, target: Any) -> Any:
-    """4 rows of 4 floats, `stride` bytes apart, times `factor`, to 16 coefficients in scan order at `target`."""
-
-    def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
-        source, stride, down, across, factor, target = args
+        source, stride, down, across, offset, factor, target = args
         rows = []
         for _ in range(4):
-            row = builder.fmul(load(builder, source, _F4), spread(builder, factor, 4))
+            row = builder.fsub(load(builder, source, _F4), spread(builder, offset, 4))
+            row = builder.fmul(row, spread(builder, factor, 4))
             rows.append(shuffle(builder, row, row, [0, 1, 2, 3] * 2))
             source = builder.add(source, stride)
         first, second = _transformed(builder, rows, down, across)
@@ -69,40 +40,7 @@ def forward(typing: Any, source: Any, stride: Any, down: Any, across: Any, facto
         store(builder, shuffle(builder, first, second, SCAN[8:]), builder.add(target, _W(32)))
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4, types.float32, types.int64), make
-
-
-@intrinsic
-def inverse(
-    typing: Any, source: Any, mean: Any, down: Any, across: Any, gain: Any, low: Any, target: Any, stride: Any
-) -> Any:
-    """4 rows of 4 coefficients to 4 rows of 4 floats, `stride` bytes apart; the coefficients are made 0.
-
-    mean: instead of the first coefficient where it is 0. What is under `low` after multiplying by `gain` becomes 0.
-    """
-
-    def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
-        source, mean, down, across, gain, low, target, stride = args
-        rows, zeros = [], ir.Constant(_F8, [0.0] * 8)
-        for i in range(4):
-            row = load(builder, builder.add(source, _W(16 * i)), _F4)
-            rows.append(shuffle(builder, row, row, [0, 1, 2, 3] * 2))
-        is_first = ir.Constant(ir.VectorType(ir.IntType(1), 8), [1, 0, 0, 0, 1, 0, 0, 0])
-        none = builder.and_(builder.fcmp_ordered("==", rows[0], zeros), is_first)
-        rows[0] = builder.select(none, spread(builder, mean, 8), rows[0])
-        store(builder, zeros, source)
-        store(builder, zeros, builder.add(source, _W(32)))
-        gain, low = spread(builder, gain, 8), spread(builder, low, 8)
-        for pair in _transformed(builder, rows, down, across):
-            values = builder.fmul(pair, gain)
-            values = builder.select(builder.fcmp_ordered("<", values, low), zeros, values)
-            for i in (0, 4):
-                store(builder, shuffle(builder, values, values, range(i, i + 4)), target)
-                target = builder.add(target, stride)
-        return context.get_dummy_value()
-
-    kinds = (types.int64, types.float32, types.int64, types.int64, types.float32, types.float32)
-    return types.void(*kinds, types.int64, types.int64), make
+    return types.void(*[types.int64] * 4, types.float32, types.float32, types.int64), make
 
 
 @intrinsic

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import triton
 
-from fmshards.codec.dct.blocks import SCAN, Blocks, steps, transforms
+from fmshards.codec.dct.blocks import CELLS, Blocks, steps, transforms
 from fmshards.codec.dct.gpu.levels import dct_levels
 from fmshards.codec.dct.gpu.values import dct_grid, dct_runs
 from fmshards.codec.dct.tables import Arrays
@@ -32,10 +32,12 @@ class Placed:
     table: torch.Tensor
     levels: torch.Tensor
     steps: torch.Tensor
-    scan: torch.Tensor
+    cells: torch.Tensor
     matrices: torch.Tensor
     gains: torch.Tensor
     means: torch.Tensor
+    offsets: torch.Tensor
+    run_offsets: torch.Tensor
     down: torch.Tensor
     across: torch.Tensor
 
@@ -44,8 +46,8 @@ class Placed:
 def placed(blocks: Blocks, tables: Arrays, device: torch.device) -> Placed:
     """Kept, as bringing them to a device for every batch would make the host wait."""
     arrays: tuple[Any, ...] = (
-        *(tables.decode.view(np.int32), tables.levels, steps(), np.array(SCAN, np.int32), transforms()),
-        *(tables.gains, tables.means, _sides(blocks.rows), _sides(blocks.columns)),
+        *(tables.decode.view(np.int32), tables.levels, steps(), np.array(CELLS, np.int32), transforms()),
+        *(tables.gains, tables.means, tables.offsets, tables.run_offsets, _sides(blocks.rows), _sides(blocks.columns)),
     )
     return Placed(*(torch.from_numpy(np.array(array)).to(device) for array in arrays))
 
@@ -72,7 +74,7 @@ def decode_slab(rows: torch.Tensor, blocks: Blocks, tables: Arrays, found: torch
     found.zero_()
     lanes = n * blocks.segments
     dct_levels[(triton.cdiv(lanes, SEGMENTS),)](
-        *(rows, there.table, there.levels, there.steps, there.scan, found),
+        *(rows, there.table, there.levels, there.cells, found),
         *(rows.stride(0), rows.shape[1], lanes, blocks.segments, blocks.count, tables.plain),
         LANES=SEGMENTS,
         num_warps=1,
@@ -83,7 +85,8 @@ def decode_slab(rows: torch.Tensor, blocks: Blocks, tables: Arrays, found: torch
     if blocks.sides is not None:
         lanes = 4 * n * blocks.grid
         dct_grid[(triton.cdiv(lanes, LINES),)](
-            *(rows, found, out, there.steps, there.matrices, there.gains, there.means, there.down, there.across),
+            *(rows, found, out, there.steps, there.matrices, there.gains, there.means, there.offsets),
+            *(there.down, there.across),
             *(rows.stride(0), *to, lanes, blocks.count, channels, len(blocks.rows), len(blocks.columns)),
             *(blocks.sides[1], blocks.skipped // channels, tables.least),
             CHANNEL_FIRST=strides[0] == 1 and strides[1] != 1,
@@ -93,7 +96,8 @@ def decode_slab(rows: torch.Tensor, blocks: Blocks, tables: Arrays, found: torch
         lanes = n * blocks.run_values
         turned = blocks.turned
         dct_runs[(triton.cdiv(lanes, LINES),)](
-            *(found, out, there.scan, *to, lanes, blocks.count, blocks.grid, blocks.run_values),
+            *(rows, found, out, there.steps, there.cells, there.run_offsets),
+            *(rows.stride(0), *to, lanes, blocks.count, blocks.grid, blocks.run_values),
             *(channels if turned else blocks.spec.values // channels, tables.least),
             TURNED=turned,
             **last,

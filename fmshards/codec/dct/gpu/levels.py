@@ -38,8 +38,7 @@ def dct_levels(
     rows,
     table,
     levels,
-    steps,
-    scan,
+    cells,
     found,
     row_stride,
     row_bytes,
@@ -49,7 +48,8 @@ def dct_levels(
     plain,
     LANES: tl.constexpr,
 ):
-    """Coefficients that are not 0 to `found`, float32 [rows, blocks, 16] of zeros: 4 u + v is row u, column v.
+    """Coefficients that are not 0, in steps, to `found`, float32 [rows, blocks, 16] of zeros: 4 v + u is row u, column
+    v.
 
     rows: uint8, `row_bytes` of each, `row_stride` apart. table, levels: `decode` and `levels` of `Arrays`. lanes: how
     many segments all rows have, `segments` each. plain: see `Blocks.plain`.
@@ -59,7 +59,6 @@ def dct_levels(
     sample = lane // segments
     which = lane - sample * segments
     row = rows + sample.to(tl.int64) * row_stride
-    step = step_of(row, steps, there)
     first = tl.zeros_like(lane) + 2 + 2 * segments
     before = 0
     while before < tl.max(tl.where(there, which, 0), 0):
@@ -104,10 +103,8 @@ def dct_levels(
         negative = (held >> (code + width)).to(tl.int32) & signed
         some = live & (kind > 0)
         level = tl.load(levels + ((place & 15) * 32 + kind), mask=some, other=0) + more.to(tl.float32)
-        value = level * step
-        value = tl.where(negative == 1, -value, value)
-        cell = (place & -16) + tl.load(scan + (place & 15), mask=some, other=0)
-        tl.store(target + cell, value, mask=some)
+        cell = (place & -16) + tl.load(cells + (place & 15), mask=some, other=0)
+        tl.store(target + cell, tl.where(negative == 1, -level, level), mask=some)
 
         bit = tl.where(live, bit + code + width + signed, bit)
         at = tl.where(live, tl.where(last == 1, (place | 15) + 1 + 16 * skip, place + 1), at)

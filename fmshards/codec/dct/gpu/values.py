@@ -1,7 +1,7 @@
 """From coefficients to values, in their places in the output.
 
-Of blocks one lane makes a row of four values: all sums are of four products from the left, each operation rounded, as
-every engine does. Runs are copied, one lane a value.
+Of blocks one lane makes a row of four values: sums are those of every engine, each operation rounded. Runs are copied,
+one lane a value.
 """
 
 from __future__ import annotations
@@ -14,12 +14,19 @@ from fmshards.kernels.rounding import rounded
 
 
 @triton.jit
-def _sum(a0, a1, a2, a3, column, stride, mask):
-    """float32: a0 to a3 times the four factors from each address on, `stride` apart."""
-    total = a0 * tl.load(column, mask=mask, other=0)
-    total = total + a1 * tl.load(column + stride, mask=mask, other=0)
-    total = total + a2 * tl.load(column + 2 * stride, mask=mask, other=0)
-    return total + a3 * tl.load(column + 3 * stride, mask=mask, other=0)
+def _sum(x0, x1, x2, x3, a0, a1, a2, a3):
+    """float32: each of x times the factor of its number, the even ones' sum and the odd ones' added."""
+    return (x0 * a0 + x2 * a2) + (x1 * a1 + x3 * a3)
+
+
+@triton.jit
+def _four(place, stride, mask):
+    """Numbers at each address and the three that follow it, `stride` apart."""
+    x0 = tl.load(place, mask=mask, other=0)
+    x1 = tl.load(place + stride, mask=mask, other=0)
+    x2 = tl.load(place + 2 * stride, mask=mask, other=0)
+    x3 = tl.load(place + 3 * stride, mask=mask, other=0)
+    return x0, x1, x2, x3
 
 
 @triton.jit
@@ -31,6 +38,7 @@ def dct_grid(
     matrices,
     gains,
     means,
+    offsets,
     down,
     across,
     row_stride,
@@ -74,37 +82,40 @@ def dct_grid(
     there = there & (y < height)
 
     source = found + (sample.to(tl.int64) * blocks + (channel * high + i) * wide + j) * 16
-    step = step_of(rows + sample.to(tl.int64) * row_stride, steps, there)
-    x = tl.load(source, mask=there, other=0)
-    mean = tl.load(means + channel, mask=there, other=0) * step
-    x = tl.where(x == 0, mean, x)
-    factors = matrices + 16 * height + y
-    f0 = tl.load(factors, mask=there, other=0)
-    f1 = tl.load(factors + 4, mask=there, other=0)
-    f2 = tl.load(factors + 8, mask=there, other=0)
-    f3 = tl.load(factors + 12, mask=there, other=0)
-    a0 = f0 * x
-    a0 = a0 + f1 * tl.load(source + 4, mask=there, other=0)
-    a0 = a0 + f2 * tl.load(source + 8, mask=there, other=0)
-    a0 = a0 + f3 * tl.load(source + 12, mask=there, other=0)
-    a1 = _sum(f0, f1, f2, f3, source + 1, 4, there)
-    a2 = _sum(f0, f1, f2, f3, source + 2, 4, there)
-    a3 = _sum(f0, f1, f2, f3, source + 3, 4, there)
+    # a: coefficients of row 0, by columns; b, c, d: of rows 1, 2 and 3.
+    a0, a1, a2, a3 = _four(source, 4, there)
+    b0, b1, b2, b3 = _four(source + 1, 4, there)
+    c0, c1, c2, c3 = _four(source + 2, 4, there)
+    d0, d1, d2, d3 = _four(source + 3, 4, there)
+    a0 = tl.where(a0 == 0, tl.load(means + channel, mask=there, other=0), a0)
 
     gain = tl.load(gains + channel, mask=there, other=0)
+    gain = gain * step_of(rows + sample.to(tl.int64) * row_stride, steps, there)
+    offset = tl.load(offsets + channel, mask=there, other=0)
+    y0, y1, y2, y3 = _four(matrices + 16 * height + y, 4, there)
     place = skipped + (top + y) * side + left
     target = out + sample.to(tl.int64) * out_sample + channel * out_channel
     for k in tl.static_range(4):
-        value = _sum(a0, a1, a2, a3, matrices + 16 * width + k, 4, there) * gain
+        x0, x1, x2, x3 = _four(matrices + 16 * width + k, 4, there)
+        first = _sum(a0, a1, a2, a3, x0, x1, x2, x3)
+        second = _sum(b0, b1, b2, b3, x0, x1, x2, x3)
+        third = _sum(c0, c1, c2, c3, x0, x1, x2, x3)
+        fourth = _sum(d0, d1, d2, d3, x0, x1, x2, x3)
+        value = _sum(first, second, third, fourth, y0, y1, y2, y3) * gain
+        value = value + offset
         value = tl.where(value < least, 0.0, value)
         tl.store(target + (place + k) * out_place, rounded(value, DTYPE), mask=there & (k < width))
 
 
 @triton.jit
 def dct_runs(
+    rows,
     found,
     out,
-    scan,
+    steps,
+    cells,
+    offsets,
+    row_stride,
     out_sample,
     out_channel,
     out_place,
@@ -118,7 +129,8 @@ def dct_runs(
     DTYPE: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """The first `values` values of each sample, from the blocks behind the first `grid`. least: as of `dct_grid`.
+    """The first `values` values of each sample, from the blocks behind the first `grid`. offsets: of each of them.
+    least: as of `dct_grid`.
 
     A sample holds `inner` places channel by channel or, TURNED, `inner` channels place by place.
     """
@@ -126,9 +138,11 @@ def dct_runs(
     there = lane < lanes
     sample = lane // values
     own = lane - sample * values
-    cell = tl.load(scan + own % 16, mask=there, other=0)
+    cell = tl.load(cells + own % 16, mask=there, other=0)
     block = sample.to(tl.int64) * blocks + grid + own // 16
     value = tl.load(found + block * 16 + cell, mask=there, other=0)
+    value = value * step_of(rows + sample.to(tl.int64) * row_stride, steps, there)
+    value = value + tl.load(offsets + own, mask=there, other=0)
     value = tl.where(value < least, 0.0, value)
     outer = own // inner
     within = own - outer * inner
