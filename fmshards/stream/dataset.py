@@ -36,7 +36,7 @@ from fmshards.stream.deal import (
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import Beginning, Position
 from fmshards.stream.iteration import Iteration
-from fmshards.stream.misuse import called_by_torchdata, misuse
+from fmshards.stream.misuse import called_by_torchdata, misuse, thinned_out
 from fmshards.stream.state import Subject
 from fmshards.stream.window import Window
 
@@ -272,6 +272,9 @@ class FeatureDataset(IterableDataset[Batch]):
             raise InputError(wrong)
         info = get_worker_info()
         worker, workers = (0, 0) if info is None else (info.id, info.num_workers)
+        thinned = thinned_out(sys._getframe(1), self._place.ranks, workers)
+        if thinned is not None:
+            raise InputError(thinned)
         self.check(workers)
         rank, ranks = self._rank(), self._place.ranks
         part = order.Part(rank, ranks, worker, max(workers, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from fmshards.augment import Recipe
 from fmshards.errors import FmshardsError, InputError, warn
 from fmshards.stream.arguments import flag, whole
 from fmshards.stream.dataset import Batch, FeatureDataset
+from fmshards.stream.misuse import thinned_out
 from fmshards.stream.mix import FeatureMix
 from fmshards.workers import is_unsendable, is_worker_death, worker_died
 
@@ -132,6 +134,10 @@ class _Handed(Iterator[Batch]):
         self._loader, self._batches, self._running = loader, batches, running
 
     def __next__(self) -> Batch:
+        if not self._running.handed and self._loader.num_workers:
+            thinned = thinned_out(sys._getframe(1), self._loader.dataset.ranks, 0)
+            if thinned is not None:
+                raise InputError(thinned)
         try:
             batch = next(self._batches)
         except StopIteration:

@@ -32,6 +32,23 @@ def misuse(caller: FrameType, ranks: int) -> str | None:
     return None
 
 
+def thinned_out(caller: FrameType, ranks: int, workers: int) -> str | None:
+    """What is wrong with who asks for the first batch: a stage of WebDataset's that keeps each rank's, or each
+    worker's, part of what comes, which here is one already. None if nothing."""
+    parts = {"split_by_node": ranks, "split_by_worker": workers}
+    frame: FrameType | None = caller
+    while frame is not None:
+        name = frame.f_code.co_name
+        if parts.get(name, 1) > 1 and str(frame.f_globals.get("__name__", "")).startswith("webdataset"):
+            kind = "ranks" if name == "split_by_node" else "workers"
+            return (
+                f"webdataset's {name} comes after the batches of one of {parts[name]} {kind} and would leave out those "
+                f"of the others, which are not among them: leave the stage {name} out"
+            )
+        frame = frame.f_back
+    return None
+
+
 def called_by_torchdata(caller: FrameType) -> bool:
     """Whether torchdata asks, which takes whatever has a state_dict to be asked without an argument."""
     return str(caller.f_globals.get("__name__", "")).startswith("torchdata.")

@@ -76,8 +76,13 @@ class FeatureMix(IterableDataset[Batch]):
         return min(map(len, self.sets))
 
     def __iter__(self) -> Iterator[Batch]:
-        wrong = misuse(sys._getframe(1), self.sets[0].ranks)
+        wrong = misuse(sys._getframe(1), self.ranks)
         return self._batches([iter(each) for each in self.sets], wrong)
+
+    @property
+    def ranks(self) -> int:
+        """Ranks among which this process is one."""
+        return self.sets[0].ranks
 
     @property
     def epoch(self) -> int:

@@ -19,7 +19,14 @@ DATA = ROOT / "examples" / "data"
 EXAMPLES = ROOT / "examples" / "trainers"
 
 SAMPLES, BATCH, EPOCHS, STOP = 1000, 50, 2, 7
-TRAINERS = ["ddp", "with_accelerate", "with_lightning", "with_transformers", "with_stateful_dataloader"]
+TRAINERS = [
+    "ddp",
+    "with_accelerate",
+    "with_lightning",
+    "with_transformers",
+    "with_stateful_dataloader",
+    "with_webdataset",
+]
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +52,7 @@ def train(name: str, shards: Path, ranks: int, folder: Path, *words: object) -> 
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks, own]
     if name == "with_lightning":
         command = [own, "--devices", ranks]
-    checkpoint = {"ddp": "run.pt", "with_lightning": "run.ckpt"}.get(name, "run")
+    checkpoint = {"ddp": "run.pt", "with_lightning": "run.ckpt", "with_webdataset": "run.pt"}.get(name, "run")
     words = (shards, "--checkpoint", folder / checkpoint, "--seen", folder / "seen", "--epochs", EPOCHS, *words)
     done = subprocess.run(
         [sys.executable, *map(str, command), *map(str, words)],

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import webdataset as wds
 from accelerate import Accelerator
 from accelerate.data_loader import IterableDatasetShard as OfAccelerate
 from torch.utils.data import DataLoader
@@ -31,6 +32,21 @@ def test_a_data_set_that_is_dealt_already_is_not_dealt_again(plain: BuiltSet, wr
         list(DataLoader(one_of_two, batch_size=None, num_workers=workers))
     # Of one rank that reads all it is for the trainer to share out.
     assert list(wrapper(FeatureDataset(plain.url, batch_size=4, rank=0, ranks=1), 4, num_processes=2))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_pipeline_that_splits_again_is_refused(
+    plain: BuiltSet, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    batches = loader(plain.url, 4, num_workers=workers)
+    assert len(list(wds.DataPipeline(batches, wds.split_by_worker))) == 9
+    with pytest.raises(InputError, match=r"split_by_node comes after the batches of one of 2 ranks"):
+        list(wds.DataPipeline(batches, wds.split_by_node))
+    in_workers = wds.DataPipeline(FeatureDataset(plain.url, batch_size=4), wds.split_by_worker)
+    with pytest.raises(InputError, match=r"split_by_worker comes after the batches of one of 2 workers"):
+        list(DataLoader(in_workers, batch_size=None, num_workers=2))
 
 
 def test_prepare_leaves_the_loader_as_it_is(plain: BuiltSet) -> None:
