@@ -22,7 +22,7 @@ from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, 
 from fmshards.stream import order
 from fmshards.stream.agree import compare_states
 from fmshards.stream.arguments import dtype_of, field_names, flag, given_to, memory_bytes, whole, whole_or_none
-from fmshards.stream.batch import batch_of, chunk_columns
+from fmshards.stream.batch import batch_of, chunk_columns, fresh_thetas
 from fmshards.stream.course import Course
 from fmshards.stream.deal import (
     READ_AHEAD,
@@ -266,6 +266,7 @@ class FeatureDataset(IterableDataset[Batch]):
         fetched = read_ahead(self._fetcher, self._wanted(stretches, laid, epoch), READ_AHEAD)
         layers = [layer.name for layer in self.catalog.layers]
         parts = self.catalog.mirror_rows(self._shown)
+        thetas = fresh_thetas(self.catalog, self.seed, epoch) if self.augment else None
         # The next chunk brings the stretch that it is for, if that is not laid out; at the end there is none.
         while (first := next(fetched, None)) is not None or laid:
             chunks = fetched if first is None else chain([first], fetched)
@@ -277,7 +278,7 @@ class FeatureDataset(IterableDataset[Batch]):
                     for f in range(done, need):
                         chunk = next(chunks)
                         rows = slice(stretch.start[f], stretch.start[f] + stretch.count[f])
-                        columns = chunk_columns(chunk, layers, parts)
+                        columns = chunk_columns(chunk, layers, parts, thetas)
                         window.put(columns, stretch.row[rows], stretch.place[rows], chunk.where)
                         del chunk, columns
                     done = max(done, need)
@@ -285,7 +286,7 @@ class FeatureDataset(IterableDataset[Batch]):
                         break
                     valid = None if stretch.valid is None else stretch.valid[i]
                     columns = window.take(stretch.emit[i])
-                    batch = batch_of(columns, valid, self.catalog, self.seed, epoch, self.augment)
+                    batch = batch_of(columns, valid)
                     yield batch if self._decoder is None else self._decoder(batch)
 
     def _wanted(
