@@ -16,6 +16,8 @@ batch.py      gathered rows as a batch
 decode.py     FeatureDecoder: rows -> features, augmented
 dataset.py    FeatureDataset
 loading.py    loader, and the DataLoader that it makes
+stats.py      counters by stage, of all workers
+trial.py      bench: a set streamed without a trainer
 samples.py    open_shards
 plugin.py     decode_chunks, a stage for WebDataset pipelines
 arguments.py  what people give for an argument
@@ -31,5 +33,6 @@ from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.loading import FeatureLoader, loader
 from fmshards.stream.plugin import decode_chunks
 from fmshards.stream.samples import open_shards
+from fmshards.stream.trial import bench
 
-__all__ = ["FeatureDataset", "FeatureDecoder", "FeatureLoader", "decode_chunks", "loader", "open_shards"]
+__all__ = ["FeatureDataset", "FeatureDecoder", "FeatureLoader", "bench", "decode_chunks", "loader", "open_shards"]
