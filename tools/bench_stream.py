@@ -11,8 +11,9 @@ packages after its own. Without it only fmshards and WebDataset take part.
 Every side reads the same features, in batches of float32 with labels, shuffled anew in each epoch. Sides take turns,
 each in a process that holds its own packages and forks a fresh child for each figure; a first round is thrown away, but
 for its memory. Local: seconds, samples and CPU seconds of two epochs after a first one, in which copies are unpacked
-and caches are filled. From the store: one epoch, all that a loader does included, with nothing kept from before. The
-page, its chart and all figures go to tools/results/bench_stream*.
+and caches are filled. From the store: one epoch, all that a loader does included, with nothing kept from before, but
+that compiled kernels are loaded, as packages are. The page, its chart and all figures go to
+tools/results/bench_stream*.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", default=["fp16", "4"], help="of fmshards' sets; HDF5's is the last one")
     parser.add_argument("--links", nargs="*", type=float, default=[50, 200, 1000], help="MB/s, besides the local disk")
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--store-workers", nargs="+", type=int, default=[0, 2], help="of them, those from a store")
     parser.add_argument("--only", nargs="+", metavar="BEGINNING", help="sides whose names begin so")
     parser.add_argument("--reps", type=int, default=3)
     parser.add_argument("--scratch", type=Path, help="where copies are kept, and found again by a later run")
@@ -90,7 +92,7 @@ def main() -> None:
         names = [name for name in _names(args.rates, args.peers) if not args.only or name.startswith(tuple(args.only))]
         processes = stack.enter_context(_processes(names, args.peers))
         held = prepare(data, names, args.rates, scratch, processes)
-        figures = Figures(names, args.workers, [*args.links, LOCAL], held)
+        figures = Figures(names, args.workers, args.store_workers, [*args.links, LOCAL], held)
         for turn in range(args.reps + 1):
             one_round(turn, figures, scratch, processes)
     stem = results("bench_stream" + (f"-{args.name}" if args.name else ""))
@@ -204,7 +206,7 @@ def one_round(turn: int, figures: Figures, scratch: Path, processes: dict[str, P
     """Every side at every link with every number of workers, once."""
     for link in figures.links:
         with _store(scratch / "copies", link) as endpoint:
-            for workers in figures.workers:
+            for workers in figures.workers_at(link):
                 for name in figures.sides:
                     found = _figure(name, endpoint, workers, turn == 0, scratch, processes)
                     figures.add(link, workers, name, turn, found)
@@ -232,6 +234,7 @@ def _figure(
             url=url,
             cache=cache,
             remote=endpoint is not None,
+            local=str(scratch / "local" / folder),
             workers=workers,
             epochs=1 if endpoint else 3,
             environment=environment,

@@ -21,9 +21,14 @@ class Figures:
 
     sides: list[str]
     workers: list[int]
+    store_workers: list[int]
     links: list[float]
     held: Any
     found: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def workers_at(self, link: float) -> list[int]:
+        """The numbers of workers that are measured there."""
+        return self.store_workers if link else self.workers
 
     def add(self, link: float, workers: int, side: str, turn: int, found: dict[str, Any]) -> None:
         self.found.setdefault(f"{link:g}/{workers}/{side}", []).append({"round": turn, **found})
@@ -61,16 +66,15 @@ def page(figures: Figures, note: str, picture: str) -> list[str]:
         "Samples/s, the quartiles in brackets; a first epoch is not counted.",
         "",
     ]
-    workers = [f"{count} workers" for count in figures.workers]
-    lines += [*_matrix(figures, 0.0, workers, rate, "{:,.0f}"), ""]
+    lines += [*_matrix(figures, 0.0, rate, "{:,.0f}"), ""]
     lines += [
         "CPU seconds a thousand samples, of all processes:",
         "",
-        *_matrix(figures, 0.0, workers, cpu, "{:.3f}"),
+        *_matrix(figures, 0.0, cpu, "{:.3f}"),
         "",
     ]
     lines += ["Milliseconds from making the loader to its first batch:", ""]
-    lines += [*_matrix(figures, 0.0, workers, lambda found: 1000 * float(found["first"]), "{:,.0f}"), ""]
+    lines += [*_matrix(figures, 0.0, lambda found: 1000 * float(found["first"]), "{:,.0f}"), ""]
     lines += ["MB of memory at the peak, beyond what the process with its packages has:", "", *_memory(figures), ""]
     for link in filter(None, figures.links):
         lines += [
@@ -79,7 +83,7 @@ def page(figures: Figures, note: str, picture: str) -> list[str]:
             "Samples/s of one epoch, the loader's start included.",
             "",
         ]
-        lines += [*_matrix(figures, link, workers, rate, "{:,.0f}"), ""]
+        lines += [*_matrix(figures, link, rate, "{:,.0f}"), ""]
     lines += ["## Side by side", "", *_verdicts(figures), ""]
     failures = list(_failures(figures))
     return lines + (["## What failed", "", *failures] if failures else [])
@@ -91,14 +95,12 @@ def _held(figures: Figures) -> Iterator[Sequence[str]]:
         yield side, f"{figures.held.bytes[side]:,.0f}", "as fp16" if decibels is None else f"{decibels:.1f}"
 
 
-def _matrix(
-    figures: Figures, link: float, header: Sequence[str], value: Callable[[dict[str, Any]], float], form: str
-) -> list[str]:
+def _matrix(figures: Figures, link: float, value: Callable[[dict[str, Any]], float], form: str) -> list[str]:
     rows = []
     for side in figures.sides:
-        cells = [_cell(figures.of(link, workers, side, value), form) for workers in figures.workers]
+        cells = [_cell(figures.of(link, workers, side, value), form) for workers in figures.workers_at(link)]
         rows.append([side, *cells])
-    return table(("side", *header), rows)
+    return table(("side", *(f"{workers} workers" for workers in figures.workers_at(link))), rows)
 
 
 def _cell(values: Sequence[float], form: str) -> str:
@@ -138,7 +140,10 @@ def _verdicts(figures: Figures) -> list[str]:
             if not chosen:
                 continue
             for link in figures.links:
-                cells = [_against(figures, link, workers, side, chosen) for workers in figures.workers]
+                cells = [
+                    _against(figures, link, count, side, chosen) if count in figures.workers_at(link) else ""
+                    for count in figures.workers
+                ]
                 rows.append([side, f"fastest peer with {title}", f"{link:g} MB/s" if link else "local", *cells])
     header = ("side", "beside", "from", *(f"{workers} workers" for workers in figures.workers))
     return ["Times the samples/s of the fastest peer, by medians:", "", *table(header, rows)]
@@ -156,7 +161,7 @@ def _against(figures: Figures, link: float, workers: int, side: str, peers: Sequ
 
 def _failures(figures: Figures) -> Iterator[str]:
     for link in figures.links:
-        for workers in figures.workers:
+        for workers in figures.workers_at(link):
             for side in figures.sides:
                 errors = figures.failed(link, workers, side)
                 if errors:
@@ -188,7 +193,7 @@ def _panel(figures: Figures, link: float) -> Iterator[str]:
     yield f'<text x="8" y="16" font-size="12" font-weight="bold">Samples/s from {where}, best number of workers</text>'
     best = {}
     for side in figures.sides:
-        found = [figures.of(link, workers, side, rate) for workers in figures.workers]
+        found = [figures.of(link, workers, side, rate) for workers in figures.workers_at(link)]
         best[side] = max((quartiles(values) for values in found if values), key=lambda each: each[1], default=None)
     most = max((each[2] for each in best.values() if each), default=1.0)
     for row, (side, each) in enumerate(best.items()):
