@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fmshards.reader.inspection import inspect as inspect
     from fmshards.stream import FeatureDataset as FeatureDataset
     from fmshards.stream import FeatureDecoder as FeatureDecoder
+    from fmshards.stream import bench as bench
     from fmshards.stream import decode_chunks as decode_chunks
     from fmshards.stream import loader as loader
     from fmshards.stream import open_shards as open_shards
@@ -36,6 +37,7 @@ _HOME = {
     "FeatureDataset": "fmshards.stream",
     "FeatureDecoder": "fmshards.stream",
     "loader": "fmshards.stream",
+    "bench": "fmshards.stream",
     "open_shards": "fmshards.stream",
     "decode_chunks": "fmshards.stream",
 }

@@ -64,3 +64,8 @@ def _number(name: str) -> int | None:
         return int(text)
     except ValueError:
         raise InputError(f"the environment variable {name} is a number, found {text!r}") from None
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

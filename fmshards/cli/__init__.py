@@ -5,8 +5,8 @@ A command parses, calls one function of a room and prints. No logic.
 A command's module is imported when that command is asked for, and torch only inside the commands that need
 it, so that `fmshards --help` answers at once.
 
-extract.py, plan.py, verify.py, inspect.py, cuts.py, doctor.py   the commands
-options.py                                                       what several of them share
+extract.py, plan.py, verify.py, bench.py, inspect.py, cuts.py, doctor.py   the commands
+options.py                                                                 what several of them share
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _COMMANDS = {
     "plan": "find the cut, codec, rate and mirror that serve a data set and a model",
     "inspect": "say what a shard set holds",
     "verify": "read a whole shard set and check every byte",
+    "bench": "stream a shard set without a trainer, and say what limits it",
 }
 
 

@@ -5,7 +5,6 @@ It runs in one thread beside the forward. What costs time in it, encoding and wr
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from fmshards.clock import Clock
 from fmshards.codec import Codec
 from fmshards.errors import CodecError, InputError
 from fmshards.extraction.batches import Batch
+from fmshards.place import cores
 from fmshards.shards import BASE, Kinds, LayerPlan, Plan, ShardEntry, ShardWriter, Stream, layer_url
 
 Rows = np.ndarray[Any, np.dtype[np.uint8]]
@@ -226,7 +226,7 @@ class Background:
         # Torch's threads belong to the forward. The count is each thread's own, but the last one set is also what
         # threads not yet begun start with: it is set again at the end.
         self._threads = torch.get_num_threads()
-        helpers = min(8, len(os.sched_getaffinity(0)) // 4) if hasattr(os, "sched_getaffinity") else 0
+        helpers = min(8, cores() // 4)
         self.pool = _threads(helpers, "fmshards-encode") if helpers > 1 else None
         self._thread = _threads(1, "fmshards-write")
         self._pending: deque[Future[None]] = deque()

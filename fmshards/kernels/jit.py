@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -200,34 +200,51 @@ def _digest_of_sources(module: str) -> str:
     left = [module]
     while left:
         name = left.pop()
-        if name in found or name.partition(".")[0] not in packages:
-            continue
-        path = _source(name)
-        found[name] = b"" if path is None else Path(path).read_bytes()
-        left += _imported(found[name], name, path is not None and path.endswith("__init__.py"))
+        if name not in found and name.partition(".")[0] in packages:
+            found[name], imported = _digest_and_imported(name)
+            left += imported
     digest = hashlib.sha256()
-    for name in sorted(name for name, source in found.items() if source):
-        digest.update(hashlib.sha256(found[name]).digest())
+    for name in sorted(name for name, of_source in found.items() if of_source):
+        digest.update(found[name])
     return digest.hexdigest()[:16]
 
 
+@lru_cache(maxsize=4096)
+def _digest_and_imported(module: str) -> tuple[bytes, tuple[str, ...]]:
+    """The digest of a module's source, empty for what is no module, and the names that it imports."""
+    path = _source(module)
+    if path is None:
+        return b"", ()
+    source = Path(path).read_bytes()
+    return hashlib.sha256(source).digest(), tuple(_imported(source, module, path.endswith("__init__.py")))
+
+
 def _source(module: str) -> str | None:
-    """The file of a module; None for what is none, such as a function's name."""
+    """The file of a module; None for what is none, such as a function's name.
+
+    Looked for where its package lies: `find_spec` of a module within a package would import that package first.
+    """
     if module == "__main__":
         path = getattr(sys.modules[module], "__file__", None)
-    else:
-        try:
-            spec = importlib.util.find_spec(module)
-        except ModuleNotFoundError:
-            return None
-        path = None if spec is None else spec.origin
-    return path if path is not None and path.endswith(".py") else None
+        return path if path is not None and path.endswith(".py") else None
+    top, *parts = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return None
+    if not parts:
+        return spec.origin if spec.origin is not None and spec.origin.endswith(".py") else None
+    for folder in spec.submodule_search_locations or ():
+        base = Path(folder, *parts)
+        for path in (base / "__init__.py", base.with_name(f"{base.name}.py")):
+            if path.is_file():
+                return str(path)
+    return None
 
 
 def _imported(source: bytes, module: str, is_package: bool) -> list[str]:
     """The names that a module imports: of modules, and of what may be one in a package."""
     names = []
-    for node in ast.walk(ast.parse(source)):
+    for node in _statements(ast.parse(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -235,3 +252,15 @@ def _imported(source: bytes, module: str, is_package: bool) -> list[str]:
             base = ".".join([*above, *filter(None, [node.module])])
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     return names
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All statements of a source, whatever they stand in; expressions, most of a tree, hold none."""
+    left = [tree]
+    while left:
+        node = left.pop()
+        yield node
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, name, None)
+            if isinstance(inner, list):
+                left += inner

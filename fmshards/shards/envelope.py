@@ -7,12 +7,12 @@ bytes before them. Unpacking is bounded: see limits.py.
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import Any
 
 import msgpack
 
 from fmshards.errors import CorruptError, FormatError
+from fmshards.kernels import crc
 from fmshards.shards.limits import MSGPACK_LENGTH, MSGPACK_VALUES
 
 _TAIL = 5
@@ -20,7 +20,7 @@ _TAIL = 5
 
 def crc32(data: bytes | memoryview, start: int = 0) -> int:
     """CRC-32 (ISO-HDLC, as in zlib and PNG) of `data`, continued from `start`."""
-    return zlib.crc32(data, start)
+    return crc.crc32(data, start)
 
 
 def seal(content: dict[str, Any]) -> bytes:

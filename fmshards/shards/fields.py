@@ -136,7 +136,7 @@ def column(name: str, values: Sequence[Any]) -> NDArray[Any] | list[Any]:
     """
     if name.removeprefix("field.") != LABEL or not values:
         return list(values)
-    if set(map(type, values)) == {int} and all(map(_fits, values)):  # as labels mostly are
+    if set(map(type, values)) == {int} and _fits(min(values)) and _fits(max(values)):  # as labels mostly are
         return np.array(values, np.int64)
     kinds = {label_kind(value) for value in values}
     widths = {width for width, _ in kinds}

@@ -84,11 +84,15 @@ def parse_meta(data: bytes, where: str) -> Meta:
     fields.done()
     if not is_digest(plan):
         raise fields.bad("plan", "64 hexadecimal digits", plan)
-    if len(keys) != n or not all(isinstance(k, str) and 0 < len(k) <= limits.KEY_LENGTH for k in keys):
+    if len(keys) != n or set(map(type, keys)) != {str} or not _lengths_fit(keys):
         raise FormatError(f"{where}: keys must be {n} texts of 1 to {limits.KEY_LENGTH} characters")
     if len(set(keys)) != n:
         raise FormatError(f"{where}: a key occurs twice")
     return Meta(plan, layer, chunk, n, keys, columns, theta, members)
+
+
+def _lengths_fit(keys: Sequence[str]) -> bool:
+    return min(map(len, keys)) > 0 and max(map(len, keys)) <= limits.KEY_LENGTH
 
 
 def _theta(data: Any, n: int, views: int, where: str) -> np.ndarray | None:

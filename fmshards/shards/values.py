@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,10 @@ def field_value(value: Any, what: str = "field") -> Any:
     return _value(value, what, 0)
 
 
-def too_deep(values: Iterable[Any]) -> bool:
+def too_deep(values: Collection[Any]) -> bool:
     """Whether one of `values` is nested deeper than a field's value may be. It does not recurse."""
+    if not any(issubclass(kind, (list, dict)) for kind in set(map(type, values))):  # as most columns are
+        return False
     level = [value for value in values if isinstance(value, (list, dict))]
     for _ in range(DEPTH):
         inner = (v.values() if isinstance(v, dict) else v for v in level)

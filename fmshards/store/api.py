@@ -10,6 +10,7 @@ from fmshards.errors import CorruptError, FormatError, InputError
 from fmshards.store.backend import Backend, Info
 from fmshards.store.local import Local
 from fmshards.store.url import is_local
+from fmshards.tally import counted
 
 _LOCAL = Local()
 
@@ -55,6 +56,7 @@ def backend(url: str) -> Backend:
     return _wrap(REMOTE)
 
 
+@counted
 def read(url: str, start: int = 0, length: int | None = None) -> bytes:
     """Exactly `length` bytes from byte `start`, or all from there on.
 

@@ -17,6 +17,8 @@ decode.py     FeatureDecoder: rows -> features, augmented
 dataset.py    FeatureDataset
 mix.py        FeatureMix: several sets by weight
 loading.py    loader, and the DataLoader that it makes
+stats.py      counters by stage, of all workers
+trial.py      bench: a set streamed without a trainer
 samples.py    open_shards
 plugin.py     decode_chunks, a stage for WebDataset pipelines
 arguments.py  what people give for an argument
@@ -33,5 +35,15 @@ from fmshards.stream.loading import FeatureLoader, loader
 from fmshards.stream.mix import FeatureMix
 from fmshards.stream.plugin import decode_chunks
 from fmshards.stream.samples import open_shards
+from fmshards.stream.trial import bench
 
-__all__ = ["FeatureDataset", "FeatureDecoder", "FeatureLoader", "FeatureMix", "decode_chunks", "loader", "open_shards"]
+__all__ = [
+    "FeatureDataset",
+    "FeatureDecoder",
+    "FeatureLoader",
+    "FeatureMix",
+    "bench",
+    "decode_chunks",
+    "loader",
+    "open_shards",
+]

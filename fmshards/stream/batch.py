@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from fmshards.shards import BASE, MIRROR, column, decode_column, served_names
 from fmshards.stream.window import Columns, objects
 
 KEYS = "__key__"
+
+Thetas = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float32]]
+"""Numbers in the set int64 [n], and whether the mirror is shown bool [n] -> thetas float32 [n, 2, 3]."""
 
 
 def fields_of(fetched: Fetched, layers: Iterable[str]) -> dict[str, list[Any]]:
@@ -41,11 +44,15 @@ def rows_of(fetched: Fetched) -> dict[str, NDArray[np.uint8]]:
     return out
 
 
-def chunk_columns(fetched: Fetched, layers: Iterable[str], mirror_rows: Mapping[str, int]) -> Columns:
+def chunk_columns(
+    fetched: Fetched, layers: Iterable[str], mirror_rows: Mapping[str, int], thetas: Thetas | None
+) -> Columns:
     """A chunk's rows and everything that goes with them, [n, ...] each.
 
     mirror_rows: what `Catalog.mirror_rows` says of all that is shown: chunks of one run have the same columns, so one
-    that shows the base has zeros in place of the mirror's stored channels.
+    that shows the base has zeros in place of the mirror's stored channels. thetas: draws them afresh, where no view
+    brings its own; None: nothing is moved. They are drawn here, for a chunk at once, since a draw costs as much for a
+    sample as for a hundred.
     """
     n, shown = fetched.n, fetched.shown
     columns: Columns = {
@@ -58,38 +65,28 @@ def chunk_columns(fetched: Fetched, layers: Iterable[str], mirror_rows: Mapping[
     }
     if fetched.theta is not None:
         columns["theta"] = fetched.theta
+    elif thetas is not None:
+        columns["theta"] = thetas(columns["sample"], columns["mirrored"])
     for name, values in fields_of(fetched, layers).items():
         served = column(name, values)
         columns[f"field:{name}"] = served if isinstance(served, np.ndarray) else objects(served, n)
     return columns
 
 
-def batch_of(
-    columns: Columns,
-    valid: NDArray[np.bool_] | None,
-    catalog: Catalog,
-    seed: int,
-    epoch: int,
-    augment: bool,
-) -> dict[str, Any]:
-    """A batch before decoding: rows as uint8 tensors, theta drawn afresh where no view brings its own."""
+def fresh_thetas(catalog: Catalog, seed: int, epoch: int) -> Thetas:
+    """How thetas of the catalog's recipe are drawn in an epoch."""
+
+    def draw(samples: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> NDArray[np.float32]:
+        size, references = catalog.manifest.plan.base_size, catalog.references
+        return fresh_theta(catalog.recipe, seed, epoch, samples, mirrored, size, references=references)
+
+    return draw
+
+
+def batch_of(columns: Columns, valid: NDArray[np.bool_] | None) -> dict[str, Any]:
+    """A batch before decoding: rows as uint8 tensors, and thetas that move nothing where there are none."""
     count = len(columns[KEYS])
-    mirrored = columns["mirrored"]
-    if "theta" in columns:
-        theta = columns["theta"]
-    elif augment:
-        plan = catalog.manifest.plan
-        theta = fresh_theta(
-            catalog.recipe,
-            seed,
-            epoch,
-            columns["sample"],
-            mirrored,
-            plan.base_size,
-            references=catalog.references,
-        )
-    else:
-        theta = identity_theta(count)
+    theta = columns["theta"] if "theta" in columns else identity_theta(count)
     batch: dict[str, Any] = {
         name: torch.from_numpy(values) for name, values in columns.items() if values.dtype == np.uint8
     }
@@ -100,6 +97,6 @@ def batch_of(
     batch[KEYS] = columns[KEYS].tolist()
     batch["theta"] = torch.from_numpy(theta)
     batch["view"] = torch.from_numpy(columns["view"])
-    batch["mirrored"] = torch.from_numpy(mirrored)
+    batch["mirrored"] = torch.from_numpy(columns["mirrored"])
     batch["valid"] = torch.from_numpy(np.ones(count, np.bool_) if valid is None else valid.copy())
     return batch

@@ -18,11 +18,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 from fmshards.augment import Recipe
 from fmshards.errors import InputError, warn
 from fmshards.place import Place, check_place, current_place
-from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, read_ahead, read_calibrated
+from fmshards.reader import PLAIN, Catalog, Combination, open_catalog, read_ahead, read_calibrated
 from fmshards.stream import order
 from fmshards.stream.agree import compare_states
 from fmshards.stream.arguments import dtype_of, field_names, flag, given_to, memory_bytes, whole, whole_or_none
-from fmshards.stream.batch import batch_of, chunk_columns
+from fmshards.stream.batch import batch_of, chunk_columns, fresh_thetas
 from fmshards.stream.course import Course
 from fmshards.stream.deal import (
     READ_AHEAD,
@@ -33,11 +33,11 @@ from fmshards.stream.deal import (
     lane_slots,
     memory_needed,
 )
-from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import Beginning, Position
 from fmshards.stream.iteration import Iteration
 from fmshards.stream.misuse import called_by_torchdata, misuse, thinned_out
 from fmshards.stream.state import Subject
+from fmshards.stream.stats import CountedFetcher, Counters, TimedDecoder
 from fmshards.stream.window import Window
 
 Batch = dict[str, Any]
@@ -122,10 +122,11 @@ class FeatureDataset(IterableDataset[Batch]):
         self.catalog: Catalog = open_catalog(url, layers, model, recipe)
         plan, samples = self.catalog.manifest.plan, self.catalog.manifest.samples
         self.course = Course(epoch, Subject(plan.digest, samples, plan.chunk, self.train, self.seed))
-        self._fetcher = Fetcher(self.catalog, wanted)
+        self.counters = Counters()
+        self._fetcher = CountedFetcher(self.catalog, wanted)
         if wanted:
             self._fetcher.check_fields()
-        self._decoder = FeatureDecoder(self.catalog, dtype=dtype) if decode else None
+        self._decoder = TimedDecoder(self.catalog, dtype=dtype) if decode else None
         if self.catalog.given is not None and not decode:
             # Whoever decodes the rows does not know this recipe: what it needs must be there.
             read_calibrated(self.catalog.url, self.catalog.manifest.plan, self.catalog.layers, self.catalog.given)
@@ -237,6 +238,10 @@ class FeatureDataset(IterableDataset[Batch]):
         """The state, `batches` batches after an iteration began there: see Course."""
         return self.course.state_after(began, batches, self._job(began.workers), self._shape)
 
+    def stats(self) -> dict[str, float]:
+        """Counts and seconds by stage since the data set was made, of all workers of this rank; see stats.COUNTED."""
+        return self.counters.total()
+
     def memory_needed(self, workers: int = 0) -> int:
         """Bytes that one rank with `workers` workers holds at most of compressed rows (windows, reading ahead, the
         batches being made) and of the order. Decoded batches that wait in the DataLoader, keys and fields come on
@@ -256,6 +261,11 @@ class FeatureDataset(IterableDataset[Batch]):
         """Raise InputError unless `workers` workers a rank can read the set: they divide the groups, and the memory
         holds what they need."""
         self.memory_needed(workers)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether batches bring features, not rows."""
+        return self._decoder is not None
 
     def prepare(self) -> None:
         """Before workers start: see FeatureDecoder.prepare. Nothing to do where rows are left as they are."""
@@ -294,31 +304,48 @@ class FeatureDataset(IterableDataset[Batch]):
         yield from self._make(window, stretches, position.epoch)
 
     def _make(self, window: Window, stretches: Iterator[order.Stretch], epoch: int) -> Iterator[Batch]:
+        watch = self.counters.watch()
+        stretches = watch.during("window_s", "store_s", stretches)
         laid: deque[order.Stretch] = deque()
         fetched = read_ahead(self._fetcher, self._wanted(stretches, laid, epoch), READ_AHEAD)
         layers = [layer.name for layer in self.catalog.layers]
         parts = self.catalog.mirror_rows(self._shown)
+        thetas = fresh_thetas(self.catalog, self.seed, epoch) if self.augment else None
         # The next chunk brings the stretch that it is for, if that is not laid out; at the end there is none.
-        while (first := next(fetched, None)) is not None or laid:
+        with self._fetcher.told_if_slow():
+            first = next(fetched, None)
+        while first is not None or laid:
             chunks = fetched if first is None else chain([first], fetched)
-            del first
+            first = None
             while laid:
                 stretch = laid.popleft()
                 done = 0
                 for i, need in enumerate([*stretch.need.tolist(), len(stretch.chunk)]):
                     for f in range(done, need):
                         chunk = next(chunks)
+                        watch.mark("store_s")
+                        self._fetcher.take_in(watch)
+                        watch.add("chunks", 1)
                         rows = slice(stretch.start[f], stretch.start[f] + stretch.count[f])
-                        columns = chunk_columns(chunk, layers, parts)
+                        columns = chunk_columns(chunk, layers, parts, thetas)
                         window.put(columns, stretch.row[rows], stretch.place[rows], chunk.where)
                         del chunk, columns
+                        watch.mark("window_s")
                     done = max(done, need)
                     if i == len(stretch.batches):
                         break
                     valid = None if stretch.valid is None else stretch.valid[i]
                     columns = window.take(stretch.emit[i])
-                    batch = batch_of(columns, valid, self.catalog, self.seed, epoch, self.augment)
-                    yield batch if self._decoder is None else self._decoder(batch)
+                    batch = batch_of(columns, valid)
+                    watch.mark("window_s")
+                    if self._decoder is not None:
+                        batch = self._decoder(batch)
+                        watch.decoded(self._decoder)
+                    watch.add("batches", 1)
+                    watch.add("samples", len(stretch.emit[i]))
+                    yield batch
+                    watch.mark("consumer_s")
+            first = next(fetched, None)
 
     def _wanted(
         self, stretches: Iterator[order.Stretch], laid: deque[order.Stretch], epoch: int

@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader
 
 from fmshards.augment import Recipe
 from fmshards.errors import FmshardsError, InputError, warn
-from fmshards.stream.arguments import flag, whole
+from fmshards.place import cores
+from fmshards.stream.arguments import flag, whole, whole_or_none
 from fmshards.stream.dataset import Batch, FeatureDataset
 from fmshards.stream.misuse import thinned_out
 from fmshards.stream.mix import FeatureMix
+from fmshards.stream.stats import LoopWatch
 from fmshards.workers import is_unsendable, is_worker_death, worker_died
 
 _MOST_WORKERS = 4
@@ -36,6 +38,8 @@ class FeatureLoader(DataLoader[Batch]):
     """Batches of the coming epoch, as somebody was told who asked."""
     _running: _Running | None = None
     """The iteration that began last, and has not ended."""
+    log_every: int | None = None
+    """Batches after which a line about them goes to the log of "fmshards"; None: none does."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch names its own class
         try:
@@ -109,6 +113,18 @@ class FeatureLoader(DataLoader[Batch]):
         """The epoch that the next iteration will be."""
         return self.dataset.epoch
 
+    def stats(self) -> dict[str, float]:
+        """What was counted since the loader was made, in this rank, over its workers and epochs.
+
+        `batches`, `samples`, `chunks`; `requests`, `bytes`, `retries`, `hedges`, `cache_hits`, `quarantined`: what
+        fetching did. Seconds that workers spent, one thing at a time: `store_s` waiting for a chunk, `window_s` on
+        order and window, `decode_s`, `augment_s`, `consumer_s` handing batches over and waiting for whoever takes them.
+        `fetch_s` and `verify_s` are those of threads beside them: in requests, and in checksums, metas and filters.
+        `loader_s`: how long the training loop waited for batches; `loop_s`: how long it took itself. Without workers
+        `loader_s` is about what the stages before `consumer_s` are together.
+        """
+        return self.dataset.stats()
+
     @property
     def memory_needed(self) -> int:
         """Bytes of compressed rows that this rank holds at most; see FeatureDataset.memory_needed."""
@@ -128,16 +144,19 @@ class _Running:
 
 
 class _Handed(Iterator[Batch]):
-    """torch's iterator over batches: they are counted when they are handed out, and a worker's death is called so."""
+    """torch's iterator over batches: those handed out are counted, and how long they are waited for; what a worker's
+    death is called."""
 
     def __init__(self, loader: FeatureLoader, batches: Iterator[Batch], running: _Running) -> None:
         self._loader, self._batches, self._running = loader, batches, running
+        self._watch = LoopWatch(loader.dataset.counters, loader.log_every)
 
     def __next__(self) -> Batch:
         if not self._running.handed and self._loader.num_workers:
             thinned = thinned_out(sys._getframe(1), self._loader.dataset.ranks, 0)
             if thinned is not None:
                 raise InputError(thinned)
+        self._watch.asked()
         try:
             batch = next(self._batches)
         except StopIteration:
@@ -146,6 +165,8 @@ class _Handed(Iterator[Batch]):
             raise
         except Exception as error:
             raise self._loader._death(error) or error from None
+        finally:
+            self._watch.got()
         self._running.handed += 1
         return batch
 
@@ -174,6 +195,7 @@ def loader(
     rank: int | None = None,
     ranks: int | None = None,
     epoch: int = 0,
+    log_every: int | None = None,
     pin_memory: bool | None = None,
     prefetch_factor: int | None = None,
     persistent_workers: bool | None = None,
@@ -184,8 +206,9 @@ def loader(
     url: or several sets to mix, [(url, weight), ...]: see FeatureMix.
 
     num_workers: by default one for each core this process may use, up to 4 and never more than batches (none on one
-    core). pin_memory: where there is a CUDA device. persistent_workers: where there are workers. `options` go to
-    torch's DataLoader.
+    core). log_every: after so many batches a line goes to the log "fmshards", of level INFO: samples a second, what
+    workers' time went into, how long the loop waited; `stats()` has the counters. pin_memory: where there is a CUDA
+    device. persistent_workers: where there are workers. `options` go to torch's DataLoader.
 
     One loader serves all epochs. A loader made anew begins at epoch 0 again, with the same order and the same crops:
     where each epoch makes its own, write `fmshards.loader(url, ..., epoch=epoch)`. `state_dict` and `load_state_dict`
@@ -222,6 +245,7 @@ def loader(
     dataset.check(workers)
     pinned = torch.cuda.is_available() if pin_memory is None else flag("pin_memory", pin_memory)
     persistent = bool(workers) if persistent_workers is None else flag("persistent_workers", persistent_workers)
+    every = whole_or_none("log_every", log_every, 1)
     ahead = (2 if workers else None) if prefetch_factor is None else whole("prefetch_factor", prefetch_factor, 1)
     try:
         made = FeatureLoader(
@@ -236,6 +260,7 @@ def loader(
         )
     except (TypeError, ValueError, AttributeError, AssertionError) as error:
         raise InputError(f"torch's DataLoader refuses these options: {error}") from None
+    made.log_every = every
     if workers:
         dataset.prepare()
     return made
@@ -243,8 +268,7 @@ def loader(
 
 def _workers(dataset: FeatureDataset | FeatureMix, groups: int | None) -> int:
     """One for each core, up to 4; fewer where batches are few, groups are given, or memory is short."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = min(_MOST_WORKERS, cores, len(dataset)) if cores > 1 else 0
+    most = min(_MOST_WORKERS, cores(), len(dataset)) if cores() > 1 else 0
     for workers in range(most, 0, -1):
         if groups is not None and groups % workers:
             continue

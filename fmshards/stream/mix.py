@@ -68,8 +68,10 @@ class FeatureMix(IterableDataset[Batch]):
         for each, own in zip(self.sets, bytes_of, strict=True):
             each.memory = self.memory * own // sum(bytes_of)
             each.check()
+        self.counters = self.sets[0].counters
         for other in self.sets[1:]:
             _check_alike(self.sets[0], other)
+            other.counters = self.counters
 
     def __len__(self) -> int:
         """Batches that one rank's loader yields in an epoch: those of the set that is the first to run out."""
@@ -98,6 +100,12 @@ class FeatureMix(IterableDataset[Batch]):
     def loads(self) -> int:
         """States that were loaded in this process."""
         return self.sets[0].loads
+
+    def stats(self) -> dict[str, float]:
+        """Counts and seconds by stage of all sets together; while one set's part of a batch is made, others wait for
+        their consumer."""
+        total = self.counters.total()
+        return {**total, "batches": total["batches"] // len(self.sets)}
 
     def memory_needed(self, workers: int = 0) -> int:
         """As FeatureDataset's, of all sets together."""

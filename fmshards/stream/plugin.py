@@ -19,7 +19,7 @@ from fmshards.errors import InputError, warn
 from fmshards.reader import PLAIN, Fetcher, layer_names, open_catalog
 from fmshards.stream import order
 from fmshards.stream.arguments import dtype_of, field_names, flag, given_to, memory_bytes, whole
-from fmshards.stream.batch import KEYS, batch_of, chunk_columns
+from fmshards.stream.batch import KEYS, batch_of, chunk_columns, fresh_thetas
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import EpochCounter, Position
 from fmshards.stream.samples import check_chunk
@@ -96,12 +96,14 @@ class ChunkDecoder:
             raise InputError(f"{url}: the manifest of {catalog.url} has no shard {name}; check the URL")
         shown = catalog.combinations
         drawn = order.Combinations(len(shown), self.seed, epoch)
+        thetas = fresh_thetas(catalog, self.seed, epoch) if self.augment else None
+        layers = [layer.name for layer in catalog.layers]
         for chunk in catalog.chunks_of(catalog.shard_names.index(name)):
             combination = shown[drawn.of(chunk)] if self.augment else PLAIN
-            columns = chunk_columns(fetcher.fetch(chunk, combination), [layer.name for layer in catalog.layers], {})
+            columns = chunk_columns(fetcher.fetch(chunk, combination), layers, {}, thetas)
             for at in range(0, len(columns[KEYS]), _AT_ONCE):
                 part = {key: column[at : at + _AT_ONCE].copy() for key, column in columns.items()}
-                batch = decoder(batch_of(part, None, catalog, self.seed, epoch, self.augment))
+                batch = decoder(batch_of(part, None))
                 yield from _split(batch, url)
 
 

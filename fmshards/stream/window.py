@@ -51,7 +51,7 @@ class Window:
     def take(self, place: NDArray[np.int64]) -> Columns:
         """The batch of the rows at `place`, [b, ...] of each column; their slots are free afterwards."""
         slots = self._slot[place]
-        batch = {name: column[slots] for name, column in self._columns.items()}
+        batch = {name: np.take(column, slots, axis=0) for name, column in self._columns.items()}
         self._free[self._left : self._left + len(slots)] = slots
         self._left += len(slots)
         return batch

@@ -98,6 +98,12 @@ def test_the_rest_is_what_would_have_come(flipped: BuiltSet, small: BuiltSet, wo
         assert all(torch.equal(a["layer3"], b["layer3"]) for a, b in zip(batches, wanted, strict=True))
 
 
+def test_counters_are_those_of_all_sets(flipped: BuiltSet, small: BuiltSet) -> None:
+    batches = loader([(flipped.url, 1), (small.url, 1)], 8, num_workers=0)
+    made = len(list(batches))
+    assert (batches.stats()["batches"], batches.stats()["samples"]) == (made, 8 * made)
+
+
 def test_memory_is_shared_out(flipped: BuiltSet, small: BuiltSet) -> None:
     mix = FeatureMix([(flipped.url, 3), (small.url, 1)], batch_size=8, memory="64MB")
     assert mix.shares == [6, 2]
