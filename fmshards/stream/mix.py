@@ -166,9 +166,17 @@ class FeatureMix(IterableDataset[Batch]):
         if wrong is not None:
             raise InputError(wrong)
         number = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(self.shares))
-        # Every set's part of a batch is made by the same worker: the first to run out ends the epoch for all.
-        for own in zip(*parts, strict=False):
-            yield {**self._together(own), SOURCE: number}
+        # Every set's part of a batch is made by the same worker. The set that is the first to run out is asked first,
+        # and ends the epoch for all.
+        turns = sorted(range(len(parts)), key=lambda i: len(self.sets[i]))
+        for first in parts[turns[0]]:
+            own = {turns[0]: first}
+            for i in turns[1:]:
+                batch = next(parts[i], None)
+                if batch is None:
+                    return
+                own[i] = batch
+            yield {**self._together([own[i] for i in range(len(parts))]), SOURCE: number}
 
     def _together(self, own: Sequence[Batch]) -> Batch:
         """One batch of the sets' parts of it."""

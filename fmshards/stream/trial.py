@@ -9,6 +9,7 @@ from typing import Any
 
 from fmshards.errors import InputError
 from fmshards.place import cores
+from fmshards.stream.dataset import FeatureDataset
 from fmshards.stream.loading import FeatureLoader, loader
 from fmshards.stream.stats import STAGES
 
@@ -33,6 +34,9 @@ def bench(url: str | os.PathLike[str], seconds: float = 10.0, **options: Any) ->
         raise InputError(f"seconds is a positive number, found {seconds!r}")
     made = time.perf_counter()
     batches = loader(url, **options)
+    dataset = batches.dataset
+    if not isinstance(dataset, FeatureDataset):
+        raise InputError(f"url: expected that of one set, found several: {url}")
     epochs = _epochs(batches)
     next(epochs)
     began, before, samples = time.perf_counter(), batches.stats(), 0
@@ -42,7 +46,7 @@ def bench(url: str | os.PathLike[str], seconds: float = 10.0, **options: Any) ->
             break
     took = time.perf_counter() - began
     stats = {name: value - before[name] for name, value in batches.stats().items()}
-    return _report(batches, stats, samples, took, began - made)
+    return _report(batches, dataset, stats, samples, took, began - made)
 
 
 def _epochs(batches: FeatureLoader) -> Iterator[dict[str, Any]]:
@@ -50,29 +54,35 @@ def _epochs(batches: FeatureLoader) -> Iterator[dict[str, Any]]:
         yield from batches
 
 
-def _report(batches: FeatureLoader, stats: dict[str, float], samples: int, took: float, first: float) -> dict[str, Any]:
+def _report(
+    batches: FeatureLoader,
+    dataset: FeatureDataset,
+    stats: dict[str, float],
+    samples: int,
+    took: float,
+    first: float,
+) -> dict[str, Any]:
     busy = sum(stats[stage] for stage in STAGES) or 1.0
     shares = {stage: stats[stage] / busy for stage in STAGES}
     limit = max(shares, key=lambda stage: shares[stage])
     return {
-        "set": batches.dataset.catalog.url,
+        "set": dataset.catalog.url,
         "samples_s": samples / took,
         "bytes_s": stats["bytes"] / took,
         "first_s": first,
         "workers": batches.num_workers,
-        "batch_size": batches.dataset.batch_size,
+        "batch_size": dataset.batch_size,
         "samples": samples,
         "seconds": took,
         "shares": shares,
         "limit": LIMITS[limit],
-        "advice": _advice(limit, batches),
+        "advice": _advice(limit, batches, dataset),
         "stats": stats,
     }
 
 
-def _advice(limit: str, batches: FeatureLoader) -> list[str]:
+def _advice(limit: str, batches: FeatureLoader, dataset: FeatureDataset) -> list[str]:
     """What may be changed where a stage takes most of the time, the cheapest first."""
-    dataset = batches.dataset
     out = []
     if batches.num_workers < cores() and limit != "consumer_s":
         out.append(f"more workers: num_workers={batches.num_workers + 1}, of {cores()} cores")
