@@ -11,12 +11,13 @@ import numpy as np
 from fmshards import store
 from fmshards.errors import CorruptError, InputError, MismatchError
 from fmshards.shards.envelope import crc32
-from fmshards.shards.index import ChunkIndex, ShardIndex
+from fmshards.shards.index import ChunkIndex, Read, ShardIndex
 from fmshards.shards.meta import Meta, parse_meta
 from fmshards.shards.tar import META, member_name
 
-_GAP = 4096
-"""Members at most this far apart are fetched by one request: between neighbours lie one header and some padding."""
+_GAP = 256 * 1024
+"""Members at most this far apart are fetched by one request from a store: bytes of a few milliseconds, where a request
+waits for ten or more. Between neighbours lie one header and some padding."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Chunk:
     members: dict[str, bytes]
 
 
-def read_chunk(url: str, index: ShardIndex, j: int, members: Sequence[str]) -> Chunk:
-    """Chunk j of the shard at `url`: the meta and the named members ("base.zfp"), neighbours in one request.
+def read_chunk(url: str, index: ShardIndex, j: int, members: Sequence[str], read: Read = store.read) -> Chunk:
+    """Chunk j of the shard at `url`: the meta and the named members ("base.zfp"), neighbours in one request of `read`.
 
     Raises CorruptError, naming member and byte range, where bytes are missing or changed; InputError for a member
     that the shard does not have.
@@ -43,7 +44,7 @@ def read_chunk(url: str, index: ShardIndex, j: int, members: Sequence[str]) -> C
     missing = [name for name in wanted if name not in place.members]
     if missing:
         raise InputError(f"{url}: no member {missing[0]!r}; a chunk has {', '.join(place.members)}")
-    data = _fetch(url, place, wanted)
+    data = _fetch(url, place, wanted, read)
     meta_name = member_name(place.key, META)
     offset, length, _ = place.members[META]
     meta = parse_meta(data[META], f"{url}: {meta_name} (bytes {offset} to {offset + length})")
@@ -54,7 +55,7 @@ def read_chunk(url: str, index: ShardIndex, j: int, members: Sequence[str]) -> C
     return _chunk(meta, {name: data[name] for name in members})
 
 
-def _fetch(url: str, place: ChunkIndex, wanted: Sequence[str]) -> dict[str, bytes]:
+def _fetch(url: str, place: ChunkIndex, wanted: Sequence[str], read: Read) -> dict[str, bytes]:
     # A local file is read member by member: a read costs less there than cutting one apart, which copies.
     gap = -1 if store.is_local(url) else _GAP
     spans: list[tuple[int, int, list[str]]] = []
@@ -67,7 +68,7 @@ def _fetch(url: str, place: ChunkIndex, wanted: Sequence[str]) -> dict[str, byte
             spans.append((offset, offset + length, [name]))
     out: dict[str, bytes] = {}
     for start, end, names in spans:
-        data = store.read(url, start, end - start)
+        data = read(url, start, end - start)
         for name in names:
             offset, length, crc = place.members[name]
             part = data if len(names) == 1 else data[offset - start : offset - start + length]

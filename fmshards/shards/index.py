@@ -8,7 +8,7 @@ tar header.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ from fmshards.shards.layer import check_name
 from fmshards.shards.manifest import ShardEntry
 from fmshards.shards.plan import Plan, is_digest
 from fmshards.shards.tar import BLOCK, END, INDEX_NAME, META, chunk_key, padding, parse_header
+
+Read = Callable[[str, int, int], bytes]
+"""(url, start, length) -> exactly these bytes, as `store.read` does it."""
 
 _TAIL = 64 * 1024
 _REACH = limits.INDEX_BYTES + padding(limits.INDEX_BYTES) + BLOCK + len(END)
@@ -70,8 +73,8 @@ def seal_index(index: ShardIndex) -> bytes:
     return seal(content if index.input is None else {**content, "input": index.input})
 
 
-def read_index(url: str, entry: ShardEntry | None = None) -> ShardIndex:
-    """The index of the shard at `url`: one ranged read where the manifest's `entry` is given.
+def read_index(url: str, entry: ShardEntry | None = None, read: Read = store.read) -> ShardIndex:
+    """The index of the shard at `url`: one ranged read, by `read`, where the manifest's `entry` is given.
 
     Without an entry it is found from the end of the tar, and only the tail is read. Raises CorruptError where bytes
     are missing or changed, FormatError where the content is not of this format, MismatchError where the shard is
@@ -80,7 +83,7 @@ def read_index(url: str, entry: ShardEntry | None = None) -> ShardIndex:
     if entry is None:
         offset, data = _find(url)
     else:
-        offset, data = entry.index_offset, store.read(url, entry.index_offset, entry.index_length)
+        offset, data = entry.index_offset, read(url, entry.index_offset, entry.index_length)
     index = parse_index(data, offset, f"{url}: index (bytes {offset} to {offset + len(data)})")
     if entry is not None and (index.samples != entry.samples or f"{index.shard}.tar" != entry.name):
         raise MismatchError(

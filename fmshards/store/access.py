@@ -13,7 +13,7 @@ from fmshards.store.cache import Cached
 from fmshards.store.objects import Objects
 from fmshards.store.remote import REMOTE
 from fmshards.store.retry import PATIENCE, STALL, Retrying
-from fmshards.store.url import is_local
+from fmshards.store.url import is_local, local_path
 from fmshards.units import parse_bytes
 
 
@@ -31,10 +31,7 @@ class Access:
     patience: float = PATIENCE
 
     def backend(self, url: str) -> Backend:
-        """A backend for what is at and below `url`, which must stay the same as long as the backend lives.
-
-        Raises InputError where the cache cannot be used.
-        """
+        """A backend for what is at and below `url`, which must stay the same as long as the backend lives."""
         if is_local(url):
             found = backend(url)
         else:
@@ -43,8 +40,10 @@ class Access:
 
 
 def access_of(cache: object, cache_limit: object, patience: object) -> Access:
-    """An Access of what people give: a folder or None, bytes (or "50gb") or None, seconds or None. Raises
-    InputError."""
+    """An Access of what people give: a folder, which is made, or None; bytes (or "50gb") or None; seconds or None.
+
+    Raises InputError, also where the folder cannot be made.
+    """
     if cache is not None and not (isinstance(cache, (str, os.PathLike)) and os.fspath(cache)):
         raise InputError(f"cache: expected a folder on a local disk, or None, found {cache!r}"[:200])
     folder = None if cache is None else os.fsdecode(cache)
@@ -55,5 +54,10 @@ def access_of(cache: object, cache_limit: object, patience: object) -> Access:
     seconds = PATIENCE if patience is None else patience
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
         raise InputError(f"patience is a number of seconds above 0, found {patience!r}"[:200])
+    if folder is not None:
+        try:
+            os.makedirs(local_path(folder), exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cache={folder}: it cannot be used: {error.strerror or error}") from None
     limit = Access.cache_limit if cache_limit is None else parse_bytes(cache_limit, "cache_limit")  # type: ignore[arg-type]
-    return Access(None if folder is None else os.path.abspath(folder), limit, float(seconds))
+    return Access(None if folder is None else os.path.abspath(local_path(folder)), limit, float(seconds))

@@ -24,7 +24,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 
-from fmshards.errors import InputError
 from fmshards.store.backend import Backend, Passing
 
 _FOLDER = "fmshards-ranges-1"
@@ -57,10 +56,6 @@ class Cached(Passing):
         self._written = limit  # nothing is known yet of what is there: look before the first write
         self._lock = threading.Lock()
         self._failed = False
-        try:
-            os.makedirs(self._folder, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cache={folder}: it cannot be used: {error.strerror or error}") from None
 
     def read(self, url: str, start: int = 0, length: int | None = None) -> bytes:
         path = self._path(url, start, length)
@@ -172,6 +167,7 @@ def _shrink(folder: str, limit: int) -> None:
 
 
 def _files(folder: str) -> Iterator[os.DirEntry[str]]:
+    os.makedirs(folder, exist_ok=True)
     with os.scandir(folder) as folders:
         for inner in folders:
             if inner.is_dir(follow_symlinks=False):

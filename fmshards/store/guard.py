@@ -81,10 +81,11 @@ def is_busy(status: int) -> bool:
 
 def _status(error: BaseException) -> int | None:
     """The HTTP status of a server's answer, wherever the client keeps it; None where it is no such error."""
-    answer = getattr(error, "response", None)  # botocore
-    said = [answer.get("ResponseMetadata", {}).get("HTTPStatusCode")] if isinstance(answer, dict) else []
-    # aiohttp, azure, gcsfs
-    for found in said + [getattr(error, name, None) for name in ("status", "status_code", "code")]:
+    answer = getattr(error, "response", None)
+    if isinstance(answer, dict):  # botocore
+        return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or None
+    for name in ("status", "status_code", "code"):  # aiohttp, azure, gcsfs
+        found = getattr(error, name, None)
         if isinstance(found, (int, str)) and str(found).isdigit() and 100 <= int(found) < 600:
             return int(found)
     return None
@@ -115,6 +116,16 @@ class _GuardedReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         with guard("read", self._url):
             return int(self._file.readinto(buffer))
+
+    def seekable(self) -> bool:
+        return bool(self._file.seekable())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with guard("read", self._url):
+            return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
 
     def close(self) -> None:
         if not self.closed:

@@ -52,7 +52,7 @@ class Remote(Backend):
                 f"cannot read {url}: {length} bytes from {start} were asked for and {len(data)} came: the server does "
                 "not serve byte ranges; use one that does, or copy the set to a local disk"
             )
-        if _size_or(fs, path, 0) >= start + length:
+        if _size_or(fs, path, start + length) >= start + length:
             raise TransientError(f"cannot read {url}: {length} bytes from {start} were asked for, {len(data)} came")
         raise CorruptError(f"{url}: expected {length} bytes from {start}, found only {len(data)}")
 

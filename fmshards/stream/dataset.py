@@ -14,14 +14,23 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
+from fmshards import store
 from fmshards.augment import Recipe
 from fmshards.errors import InputError, warn
 from fmshards.place import check_rank, current_rank
 from fmshards.reader import PLAIN, Catalog, Combination, Fetcher, open_catalog, read_ahead, read_calibrated
-from fmshards.stream import order
+from fmshards.stream import arguments, order
 from fmshards.stream.arguments import dtype_of, field_names, flag, given_to, memory_bytes, whole, whole_or_none
 from fmshards.stream.batch import batch_of, chunk_columns
-from fmshards.stream.deal import READ_AHEAD, Job, choose_deal, evaluation_memory, lane_slots, memory_needed
+from fmshards.stream.deal import (
+    READ_AHEAD,
+    Job,
+    choose_deal,
+    chunks_ahead,
+    evaluation_memory,
+    lane_slots,
+    memory_needed,
+)
 from fmshards.stream.decode import FeatureDecoder
 from fmshards.stream.epoch import EpochCounter
 from fmshards.stream.window import Window
@@ -59,6 +68,10 @@ class FeatureDataset(IterableDataset[Batch]):
     them to have the same batches whatever those are. rank, ranks: this process among others; by default
     torch.distributed's, or RANK and WORLD_SIZE. epoch: the first one; epochs advance by themselves, see `set_epoch`.
     A data set made anew begins at epoch 0 again: make one for all epochs, or give each its `epoch=`.
+    cache: a folder on a local disk that keeps what was read from a store, for all processes of the machine, in at most
+    `cache_limit` bytes (50 GB). patience: seconds (120) without a byte after which a store is given up. on_bad: what
+    becomes of a chunk whose bytes are not what was written, also when they are read again: "raise", or "skip": rows of
+    another chunk stand in for it, where `valid` is False, and `ledger` names it.
 
     Raises InputError, MismatchError or FormatError at once for what can be known at once (an unknown layer, a batch
     larger than the set, too little memory, another model's set, a recipe that the set cannot serve); the number of
@@ -86,6 +99,10 @@ class FeatureDataset(IterableDataset[Batch]):
         rank: int | None = None,
         ranks: int | None = None,
         epoch: int = 0,
+        cache: str | os.PathLike[str] | None = None,
+        cache_limit: int | str | None = None,
+        patience: float | None = None,
+        on_bad: str = "raise",
     ) -> None:
         if (rank is None) != (ranks is None):
             raise InputError("rank and ranks go together: give both, or neither")
@@ -101,10 +118,11 @@ class FeatureDataset(IterableDataset[Batch]):
         self._given = None
         if rank is not None and ranks is not None:
             self._given = check_rank(whole("rank", rank), whole("ranks", ranks, 1))
+        access = store.access_of(cache, cache_limit, patience)
         wanted, decode, dtype = field_names(fields), flag("decode", decode), dtype_of(dtype)
         self._epochs = EpochCounter(whole("epoch", epoch, 0))
         self.catalog: Catalog = open_catalog(url, layers, model, recipe)
-        self._fetcher = Fetcher(self.catalog, wanted)
+        self._fetcher = Fetcher(self.catalog, wanted, access, arguments.ledger_of(on_bad))
         if wanted:
             self._fetcher.check_fields()
         self._decoder = FeatureDecoder(self.catalog, dtype=dtype) if decode else None
@@ -144,6 +162,12 @@ class FeatureDataset(IterableDataset[Batch]):
         """Make the next iteration epoch `epoch`; reaches workers that persist. Later ones count on from there."""
         self._epochs.set(whole("epoch", epoch, 0))
 
+    @property
+    def ledger(self) -> list[dict[str, Any]]:
+        """The chunks that were bad and left out so far, in all processes: of each "chunk", its number in the set,
+        "shard", "samples" [first, end] and "error". Empty where on_bad is "raise"."""
+        return [] if self._fetcher.ledger is None else self._fetcher.ledger.entries()
+
     def memory_needed(self, workers: int = 0) -> int:
         """Bytes that one rank with `workers` workers holds at most of compressed rows (windows, reading ahead, the
         batches being made) and of the order. Decoded batches that wait in the DataLoader, keys and fields come on
@@ -182,7 +206,7 @@ class FeatureDataset(IterableDataset[Batch]):
         info = get_worker_info()
         worker, workers = (0, 0) if info is None else (info.id, info.num_workers)
         self.check(workers)
-        (rank, ranks), every = self._rank(), max(workers, 1)
+        (rank, ranks), every, ahead = self._rank(), max(workers, 1), self._job(workers).ahead
         sizes = self.catalog.sizes
         if self.train:
             deal = self.deal(workers)
@@ -193,11 +217,11 @@ class FeatureDataset(IterableDataset[Batch]):
             places = order.evaluation_places(self.catalog.largest, self.batch_size)
             window = Window(places, places)
             stretches = order.evaluation(sizes, self.batch_size * ranks, rank, ranks, worker, every)
-        yield from self._make(window, stretches, epoch)
+        yield from self._make(window, stretches, epoch, ahead)
 
-    def _make(self, window: Window, stretches: Iterator[order.Stretch], epoch: int) -> Iterator[Batch]:
+    def _make(self, window: Window, stretches: Iterator[order.Stretch], epoch: int, ahead: int) -> Iterator[Batch]:
         laid: deque[order.Stretch] = deque()
-        fetched = read_ahead(self._fetcher, self._wanted(stretches, laid, epoch), READ_AHEAD)
+        fetched = read_ahead(self._fetcher, self._wanted(stretches, laid, epoch), ahead)
         layers = [layer.name for layer in self.catalog.layers]
         parts = self.catalog.mirror_rows(self._shown)
         # The next chunk brings the stretch that it is for, if that is not laid out; at the end there is none.
@@ -242,16 +266,20 @@ class FeatureDataset(IterableDataset[Batch]):
             )
 
     def _job(self, workers: int) -> Job:
-        catalog, shown = self.catalog, self._shown
+        catalog, workers = self.catalog, whole("workers", workers, 0)
+        chunk = catalog.manifest.plan.chunk
+        row_bytes = max(catalog.row_bytes(combination) for combination in self._shown)
+        near = store.is_local(catalog.url)
         return Job(
             samples=catalog.manifest.samples,
             chunks=catalog.chunks,
-            chunk=catalog.manifest.plan.chunk,
-            row_bytes=max(catalog.row_bytes(combination) for combination in shown),
+            chunk=chunk,
+            row_bytes=row_bytes,
             batch_size=self.batch_size,
             ranks=self._rank()[1],
-            workers=whole("workers", workers, 0),
+            workers=workers,
             memory=self.memory,
+            ahead=READ_AHEAD if near else chunks_ahead(self.memory, workers, chunk * row_bytes),
         )
 
     @property

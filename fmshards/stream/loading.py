@@ -62,6 +62,11 @@ class FeatureLoader(DataLoader[Batch]):
         return self.dataset.epoch
 
     @property
+    def ledger(self) -> list[dict[str, Any]]:
+        """The chunks that were bad and left out so far, plain JSON: see FeatureDataset.ledger."""
+        return self.dataset.ledger
+
+    @property
     def memory_needed(self) -> int:
         """Bytes of compressed rows that this rank holds at most; see FeatureDataset.memory_needed."""
         return self.dataset.memory_needed(self.num_workers)
@@ -106,6 +111,10 @@ def loader(
     rank: int | None = None,
     ranks: int | None = None,
     epoch: int = 0,
+    cache: str | os.PathLike[str] | None = None,
+    cache_limit: int | str | None = None,
+    patience: float | None = None,
+    on_bad: str = "raise",
     pin_memory: bool | None = None,
     prefetch_factor: int | None = None,
     persistent_workers: bool | None = None,
@@ -145,6 +154,10 @@ def loader(
         rank=rank,
         ranks=ranks,
         epoch=epoch,
+        cache=cache,
+        cache_limit=cache_limit,
+        patience=patience,
+        on_bad=on_bad,
     )
     workers = _workers(dataset, groups) if num_workers is None else whole("num_workers", num_workers, 0)
     dataset.check(workers)

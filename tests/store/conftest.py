@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from fmshards.store import clients, retry
+from tests.servers import BUCKET, S3
+
 
 @dataclass
 class WebServer:
@@ -84,13 +87,42 @@ def web(tmp_path: Path) -> Iterator[WebServer]:
     thread.join()
 
 
-@pytest.fixture(params=["path", "file", "memory"])
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores are given up after less than a second."""
+    monkeypatch.setattr(retry, "PATIENCE", 0.3)
+
+
+def forget_clients() -> None:
+    """Clients are made once a process and know their server: those of a server that is no more are dropped."""
+    from s3fs import S3FileSystem
+
+    clients._clients.clear()
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """An S3-compatible store, which this process finds by its environment."""
+    pytest.importorskip("s3fs", reason="fsspec reads s3 through s3fs")
+    server = S3(tmp_path / "s3")
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.kill()
+    forget_clients()
+
+
+@pytest.fixture(params=["path", "file", "memory", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A folder to write to: a path, a file:// URL, fsspec's memory."""
+    """A folder to write to: a path, a file:// URL, fsspec's memory, a prefix of an object store."""
     if request.param == "path":
         yield str(tmp_path / "set")
     elif request.param == "file":
         yield f"file://{tmp_path}/a%20set"
+    elif request.param == "s3":
+        request.getfixturevalue("s3")
+        yield f"s3://{BUCKET}/set"
     else:
         import fsspec
 

@@ -185,7 +185,7 @@ def test_a_web_server_without_ranges_is_refused_by_name(web):
         store.read(url, 10, 20)
 
 
-def test_a_web_server_that_fails_or_cuts_is_our_error(web):
+def test_a_web_server_that_fails_or_cuts_is_our_error(web, impatient):
     (web.root / "s.tar").write_bytes(bytes(100_000))
     url = store.join(web.url, "s.tar")
     web.status = 503

@@ -1,6 +1,6 @@
 """A small S3-compatible store over a folder, and its faults: a process of its own, so that it can be killed.
 
-    python server.py PORT ROOT       serve ROOT/<bucket>/<key>; signatures are not looked at
+    python s3.py PORT ROOT       serve ROOT/<bucket>/<key>; signatures are not looked at
 
 It knows GET with a range and If-Match, HEAD, PUT with If-None-Match: *, DELETE and ListObjectsV2; an etag is the
 content's MD5. What goes wrong is said over HTTP as well: `PUT /-/faults` takes the JSON of `Faults`, `GET /-/log` gives
