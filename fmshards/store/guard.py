@@ -60,6 +60,16 @@ def is_missing(error: FileNotFoundError) -> bool:
     return getattr(cause, "status", 404) in (404, 410)
 
 
+def status_of(error: BaseException | None) -> int | None:
+    """The HTTP status that a server answered with, of the error or what it came from; None where there is none."""
+    while error is not None:
+        status = _status(error)
+        if status is not None:
+            return status
+        error = error.__cause__
+    return None
+
+
 def _kind(error: BaseException | None) -> type[StoreError]:
     """TransientError where the error, or what it came from, says that asking again may help."""
     while error is not None:

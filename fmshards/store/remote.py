@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from fmshards.errors import CorruptError, InputError, StoreError, TransientError
 from fmshards.store.backend import Backend, Info
-from fmshards.store.guard import guard, guarded_reader, is_missing
+from fmshards.store.guard import guard, guarded_reader, is_missing, status_of
 from fmshards.store.publish import spooled
 from fmshards.store.retry import CONNECT, STALL, insist
 
@@ -22,6 +22,7 @@ _MARKS = ("VersionId", "version_id", "generation", "ETag", "etag", "content_md5"
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "modified", "created")
 """What file systems of fsspec call them."""
 
+_OBJECTS = {"s3", "gs", "az"}
 _PINNED = re.compile(r"hf://[^@]*@[0-9a-f]{40}(/|$)")
 
 
@@ -113,6 +114,13 @@ class Remote(Backend):
                 fs.pipe_file(path, data, mode="create")
             except FileExistsError:
                 return False
+            except OSError as error:
+                status = status_of(error)
+                if status == 412:
+                    return False
+                if status == 409:  # another one is writing it: who has won is known in a moment
+                    raise TransientError(f"cannot write {url}: another writer is at it") from None
+                raise
             except TypeError:  # a backend older than conditional creation
                 fs.pipe_file(path, data)
         return True
@@ -182,9 +190,10 @@ def _upload(url: str, spool: str, count: int) -> None:
 
 
 def _make_folder(fs: Any, path: str) -> None:
-    # A file system needs its folder; an object store has none, and may refuse to be asked for a bucket.
-    with suppress(Exception):
-        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    # A file system needs its folder; an object store has none, and would be asked for its bucket each time.
+    if _OBJECTS.isdisjoint([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
+        with suppress(Exception):
+            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
 
 
 def _size_or(fs: Any, path: str, default: int) -> int:

@@ -31,14 +31,15 @@ FAULTS = ("status", "stall", "stall_body", "reset", "reset_body", "short", "flip
 @dataclass
 class Faults:
     """rate: share of the requests that fare badly, each by one of `kinds`. statuses: those of `status`. stall: seconds
-    without a byte. hidden: names that listings leave out. latency, bytes_a_second: of every answer. only: a regular
-    expression that paths must match to fare badly.
+    without a byte. in_a_row: times that the same request fares badly before it is answered. hidden: names that listings
+    leave out. latency, bytes_a_second: of every answer. only: a regular expression that paths must match to fare badly.
     """
 
     rate: float = 0.0
     kinds: list[str] = field(default_factory=lambda: list(FAULTS))
     statuses: list[int] = field(default_factory=lambda: [500, 503, 429])
     stall: float = 3.0
+    in_a_row: int = 1
     hidden: list[str] = field(default_factory=list)
     latency: float = 0.0
     bytes_a_second: float = 0.0
@@ -57,12 +58,17 @@ class Store(ThreadingHTTPServer):
         self.random = random.Random(0)
         self.log: list[list[str]] = []
         self.lock = threading.Lock()
+        self.failed: dict[str, int] = {}
 
-    def fate(self, path: str) -> str:
-        """What becomes of the next request: one of the kinds of faults, or ""."""
+    def fate(self, path: str, asked: str) -> str:
+        """What becomes of a request: one of the kinds of faults, or ""."""
         with self.lock:
             badly = self.random.random() < self.faults.rate and re.search(self.faults.only, path)
-            return self.random.choice(self.faults.kinds) if badly else ""
+            if not badly or self.failed.get(asked, 0) >= self.faults.in_a_row:
+                self.failed.pop(asked, None)
+                return ""
+            self.failed[asked] = self.failed.get(asked, 0) + 1
+            return self.random.choice(self.faults.kinds)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -88,8 +94,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._control()
         url = urlsplit(self.path)
         path = unquote(url.path)
-        fate = self.server.fate(path)
         asked = f"{self.command} {self.path} {self.headers.get('Range', '')}".strip()
+        fate = self.server.fate(path, asked)
         with self.server.lock:
             self.server.log.append([asked, fate])
         faults = self.server.faults
@@ -214,7 +220,7 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         if self.path == "/-/faults" and self.command == "PUT":
             server.faults = Faults(**{**asdict(Faults()), **json.loads(self.body)})
-            server.random = random.Random(server.faults.seed)
+            server.random, server.failed = random.Random(server.faults.seed), {}
         elif self.path == "/-/log" and self.command == "DELETE":
             server.log.clear()
         self._send(200, json.dumps(server.log).encode())

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fmshards.store import clients, retry
-from tests.servers import BUCKET, S3
+from fmshards.store import retry
+from tests.servers import BUCKET
+from tests.servers.fixtures import s3  # noqa: F401  # a fixture
 
 
 @dataclass
@@ -91,26 +92,6 @@ def web(tmp_path: Path) -> Iterator[WebServer]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stores are given up after less than a second."""
     monkeypatch.setattr(retry, "PATIENCE", 0.3)
-
-
-def forget_clients() -> None:
-    """Clients are made once a process and know their server: those of a server that is no more are dropped."""
-    from s3fs import S3FileSystem
-
-    clients._clients.clear()
-    S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture
-def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """An S3-compatible store, which this process finds by its environment."""
-    pytest.importorskip("s3fs", reason="fsspec reads s3 through s3fs")
-    server = S3(tmp_path / "s3")
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    yield server
-    server.kill()
-    forget_clients()
 
 
 @pytest.fixture(params=["path", "file", "memory", "s3"])
