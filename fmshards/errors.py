@@ -45,7 +45,7 @@ class StoreError(FmshardsError):
 class TransientError(StoreError):
     """A store did not answer as it may when it is asked again: a time-out, a reset, a server that is busy or failing.
 
-    The store asks again by itself (`fmshards.store`), and raises a StoreError when its patience ends.
+    The store asks again by itself, and raises this when its patience ends.
     """
 
 

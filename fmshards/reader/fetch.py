@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmshards import store
-from fmshards.errors import CorruptError, FmshardsError, FormatError, InputError, MismatchError, StoreError
+from fmshards.errors import (
+    CorruptError,
+    FmshardsError,
+    FormatError,
+    InputError,
+    MismatchError,
+    StoreError,
+    TransientError,
+)
 from fmshards.reader.catalog import PLAIN, Catalog, Combination
 from fmshards.reader.ledger import Ledger
 from fmshards.shards import (
@@ -22,7 +30,6 @@ from fmshards.shards import (
     ChunkIndex,
     LayerPlan,
     Manifest,
-    Read,
     ShardIndex,
     check_index,
     read_chunk,
@@ -78,6 +85,7 @@ class Fetcher:
         self._access = store.Access() if access is None else access
         self._backend: store.Backend | None = None
         self._indices: dict[tuple[str, int], ShardIndex] = {}
+        self._reading: dict[tuple[str, int], threading.Lock] = {}
 
     def fetch(self, chunk: int, shown: Combination = PLAIN) -> Fetched:
         """Chunk `chunk` of the set with the members of one combination.
@@ -98,12 +106,9 @@ class Fetcher:
     def _verified(self, chunk: int, shown: Combination) -> Fetched:
         shard, number = self.catalog.place(chunk)
         try:
-            try:
-                return self._fetch(chunk, shard, number, shown, self._source.read)
-            except FormatError:
-                for layer in self.catalog.layers:
-                    self._indices.pop((layer.name, shard), None)
-                return self._fetch(chunk, shard, number, shown, self._source.refresh)
+            return self._fetch(chunk, shard, number, shown)
+        except TransientError:
+            raise  # a store that does not answer has nothing to say of the set either
         except (FormatError, MismatchError, StoreError) as error:
             check_not_replaced(self.catalog.url, self.catalog.manifest, error)
             raise
@@ -133,8 +138,8 @@ class Fetcher:
         return self._backend
 
     def __getstate__(self) -> dict[str, Any]:
-        # A backend is a process's own.
-        return self.__dict__ | {"_backend": None}
+        # A backend and its locks are a process's own.
+        return self.__dict__ | {"_backend": None, "_reading": {}}
 
     def check_fields(self) -> None:
         """Raise InputError where the set's first chunk lacks one of `fields`; reads its index and meta."""
@@ -142,7 +147,9 @@ class Fetcher:
         layer = self.catalog.layers[0]
         url = self.catalog.layer_url(layer, shard)
         try:
-            self._kept(read_chunk(url, self._index(layer, shard, store.read), number, []), url)
+            # Through the store's own backend: a process that workers are forked from leaves obstore to them.
+            index = read_index(url, self.catalog.manifest.shards[layer.name][shard])
+            self._kept(read_chunk(url, index, number, []), url)
         except (FormatError, MismatchError, StoreError) as error:
             check_not_replaced(self.catalog.url, self.catalog.manifest, error)
             raise
@@ -156,7 +163,7 @@ class Fetcher:
                 raise InputError(f"{where}: its samples have no field {name!r}; they have {has}")
         return {name: chunk.fields[name] for name in self.fields}
 
-    def _fetch(self, chunk: int, shard: int, number: int, shown: Combination, read: Read) -> Fetched:
+    def _fetch(self, chunk: int, shard: int, number: int, shown: Combination) -> Fetched:
         catalog = self.catalog
         samples = catalog.samples_of(chunk)
         rows: dict[str, dict[str, NDArray[np.uint8]]] = {}
@@ -165,7 +172,7 @@ class Fetcher:
             url = catalog.layer_url(layer, shard)
             streams = catalog.streams(layer, shown)
             members = [stream.member for stream in streams]
-            found = read_chunk(url, self._index(layer, shard, read), number, members, read)
+            found = read_chunk(url, self._index(layer, shard), number, members, self._source)
             where = f"{url}: chunk {number}"
             if found.n != len(samples):
                 raise CorruptError(f"{where}: {found.n} samples, the manifest says {len(samples)}")
@@ -187,16 +194,21 @@ class Fetcher:
         theta = None if meta.theta is None or not shown.view else meta.theta[:, shown.view - 1]
         return Fetched(where, meta.n, samples.start, shown, meta.keys, self._kept(meta, where), theta, rows)
 
-    def _index(self, layer: LayerPlan, shard: int, read: Read) -> ShardIndex:
-        known = self._indices.get((layer.name, shard))
-        if known is None:
-            manifest, url = self.catalog.manifest, self.catalog.layer_url(layer, shard)
-            known = read_index(url, manifest.shards[layer.name][shard], read)
-            check_index(known, manifest.plan, layer.name, url)
-            # Kept for the whole run, so kept small: nobody asks for error sums here.
-            known = replace(known, chunks=_Packed(known.chunks), errors=None)
-            self._indices[layer.name, shard] = known
-        return known
+    def _index(self, layer: LayerPlan, shard: int) -> ShardIndex:
+        place = layer.name, shard
+        if place not in self._indices:
+            # Chunks that are read side by side wait for one of them to read their index.
+            with self._reading.setdefault(place, threading.Lock()):
+                if place not in self._indices:
+                    self._indices[place] = self._read_index(layer, shard)
+        return self._indices[place]
+
+    def _read_index(self, layer: LayerPlan, shard: int) -> ShardIndex:
+        manifest, url = self.catalog.manifest, self.catalog.layer_url(layer, shard)
+        found = read_index(url, manifest.shards[layer.name][shard], self._source)
+        check_index(found, manifest.plan, layer.name, url)
+        # Kept for the whole run, so kept small: nobody asks for error sums here.
+        return replace(found, chunks=_Packed(found.chunks), errors=None)
 
 
 def check_not_replaced(url: str, manifest: Manifest, error: FmshardsError) -> None:

@@ -32,7 +32,7 @@ from fmshards.shards.fields import (
     decode_field,
     served_names,
 )
-from fmshards.shards.index import ChunkIndex, Read, ShardIndex, check_index, read_index
+from fmshards.shards.index import ChunkIndex, ShardIndex, check_index, read_index
 from fmshards.shards.layer import BASE, MIRROR, Grid, LayerPlan, Similarity, Stream, check_name
 from fmshards.shards.manifest import Manifest, ShardEntry, chunk_sizes, layer_error
 from fmshards.shards.plan import InputShard, Plan
@@ -71,7 +71,6 @@ __all__ = [
     "LayerPlan",
     "Manifest",
     "Plan",
-    "Read",
     "Problem",
     "ShardEntry",
     "ShardIndex",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from fmshards import store
 from fmshards.errors import CorruptError, InputError, MismatchError
 from fmshards.shards.envelope import crc32
-from fmshards.shards.index import ChunkIndex, Read, ShardIndex
+from fmshards.shards.index import ChunkIndex, ShardIndex
 from fmshards.shards.meta import Meta, parse_meta
 from fmshards.shards.tar import META, member_name
 
@@ -31,11 +32,14 @@ class Chunk:
     members: dict[str, bytes]
 
 
-def read_chunk(url: str, index: ShardIndex, j: int, members: Sequence[str], read: Read = store.read) -> Chunk:
-    """Chunk j of the shard at `url`: the meta and the named members ("base.zfp"), neighbours in one request of `read`.
+def read_chunk(
+    url: str, index: ShardIndex, j: int, members: Sequence[str], source: store.Backend | None = None
+) -> Chunk:
+    """Chunk j of the shard at `url`: the meta and the named members ("base.zfp"), neighbours in one request.
 
-    Raises CorruptError, naming member and byte range, where bytes are missing or changed; InputError for a member
-    that the shard does not have.
+    source: the backend of `url`, where it is not the store's own; bytes that have changed are read once more from it.
+    Raises CorruptError, naming member and byte range, where they are missing or changed then too; InputError for a
+    member that the shard does not have.
     """
     if not 0 <= j < len(index.chunks):
         raise InputError(f"{url}: no chunk {j}; it has {len(index.chunks)}")
@@ -44,7 +48,7 @@ def read_chunk(url: str, index: ShardIndex, j: int, members: Sequence[str], read
     missing = [name for name in wanted if name not in place.members]
     if missing:
         raise InputError(f"{url}: no member {missing[0]!r}; a chunk has {', '.join(place.members)}")
-    data = _fetch(url, place, wanted, read)
+    data = _fetch(url, place, wanted, store.backend(url) if source is None else source)
     meta_name = member_name(place.key, META)
     offset, length, _ = place.members[META]
     meta = parse_meta(data[META], f"{url}: {meta_name} (bytes {offset} to {offset + length})")
@@ -55,7 +59,7 @@ def read_chunk(url: str, index: ShardIndex, j: int, members: Sequence[str], read
     return _chunk(meta, {name: data[name] for name in members})
 
 
-def _fetch(url: str, place: ChunkIndex, wanted: Sequence[str], read: Read) -> dict[str, bytes]:
+def _fetch(url: str, place: ChunkIndex, wanted: Sequence[str], source: store.Backend) -> dict[str, bytes]:
     # A local file is read member by member: a read costs less there than cutting one apart, which copies.
     gap = -1 if store.is_local(url) else _GAP
     spans: list[tuple[int, int, list[str]]] = []
@@ -68,12 +72,18 @@ def _fetch(url: str, place: ChunkIndex, wanted: Sequence[str], read: Read) -> di
             spans.append((offset, offset + length, [name]))
     out: dict[str, bytes] = {}
     for start, end, names in spans:
-        data = read(url, start, end - start)
-        for name in names:
-            offset, length, crc = place.members[name]
-            part = data if len(names) == 1 else data[offset - start : offset - start + length]
-            _check(part, length, crc, f"{url}: {member_name(place.key, name)} (bytes {offset} to {offset + length})")
-            out[name] = part
+        out |= source.checked(url, start, end - start, partial(_apart, url, place, start, names))
+    return out
+
+
+def _apart(url: str, place: ChunkIndex, start: int, names: Sequence[str], data: bytes) -> dict[str, bytes]:
+    """The members `names` out of `data`, which begins at byte `start`, each verified."""
+    out = {}
+    for name in names:
+        offset, length, crc = place.members[name]
+        part = data if len(names) == 1 else data[offset - start : offset - start + length]
+        _check(part, length, crc, f"{url}: {member_name(place.key, name)} (bytes {offset} to {offset + length})")
+        out[name] = part
     return out
 
 

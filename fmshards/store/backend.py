@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
-from fmshards.errors import StoreError
+from fmshards.errors import CorruptError, StoreError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,14 @@ class Backend(Protocol):
     def refresh(self, url: str, start: int = 0, length: int | None = None) -> bytes:
         """As `read`, past whatever has been kept of these bytes, which is replaced: they turned out to be wrong."""
         return self.read(url, start, length)
+
+    def checked(self, url: str, start: int, length: int, check: Callable[[bytes], T]) -> T:
+        """What `check` makes of these bytes. Where it raises a CorruptError they are read once more, since they may
+        have changed on their way or where they were kept; raises what it raises then."""
+        try:
+            return check(self.read(url, start, length))
+        except CorruptError:
+            return check(self.refresh(url, start, length))
 
     def open_stream(self, url: str) -> BinaryIO:
         """A buffered binary file to be read from start to end; errors in the middle are StoreErrors too."""

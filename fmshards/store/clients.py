@@ -26,12 +26,13 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.=+/-]+")
 
 _clients: dict[tuple[str, str, float], Any] = {}
 _left: list[Any] = []
-_forked = False
+_used = _forked = False
 _lock = threading.Lock()
 
 
 def client_of(url: str, stall: float) -> tuple[Any, str] | None:
     """A client of obstore's, and the path in it, for `url`; None where another backend must do."""
+    global _used
     if _forked or not _there("obstore"):
         return None
     scheme, _, rest = url.partition("://")
@@ -45,6 +46,7 @@ def client_of(url: str, stall: float) -> tuple[Any, str] | None:
             with guard("open", url):
                 _clients[key] = make(root, stall)
         client = _clients[key]
+        _used = _used or client is not None
     return None if client is None else (client, path)
 
 
@@ -61,9 +63,8 @@ def _configured(scheme: str) -> bool:
 
 def _after_fork() -> None:
     global _forked, _lock
-    _lock = threading.Lock()
+    _lock, _forked = threading.Lock(), _forked or _used
     if _clients:
-        _forked = True
         # Kept, since to destroy a client of threads that are not there would wait for them.
         _left.append(dict(_clients))
         _clients.clear()

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, BinaryIO, TypeVar, cast
 
-from fmshards.errors import MismatchError, StoreError, TransientError
+from fmshards.errors import MismatchError, TransientError
 from fmshards.store.backend import Backend, Info, Passing
 
 PATIENCE = 120.0
@@ -50,8 +50,8 @@ def insist(
     """What `call` returns, tried again after each TransientError for `patience` seconds (`PATIENCE` where None).
 
     reached: how far it has come, told by a value; when that changes, patience begins anew. After some seconds of
-    waiting a line in the log of "fmshards" says what for. Raises StoreError when patience ends, and any other error of
-    `call` at once.
+    waiting a line in the log of "fmshards" says what for. Raises TransientError when patience ends, and any other error
+    of `call` at once.
     """
     allowed = PATIENCE if patience is None else patience
     began, tries, far, said = time.monotonic(), 0, reached(), False
@@ -66,7 +66,7 @@ def insist(
             waited, pause = now - began, min(_LONGEST, _FIRST * 2**tries) * random.uniform(0.5, 1)
             stop = _stop.get() or threading.Event()
             if waited + pause > allowed or stop.is_set():
-                raise StoreError(f"{error}; given up after {tries} tries in {waited:.0f} s") from None
+                raise TransientError(f"{error}; given up after {tries} tries in {waited:.0f} s") from None
             if waited > _SILENT and not said:
                 said = True
                 _log.warning("%s; asking again for up to %.0f s more", error, allowed - waited)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import tempfile
 import threading
 import time
@@ -44,7 +45,7 @@ def left() -> dict[str, set[str]]:
         },
         "processes": set(_children()),
         "sockets": set(_sockets()),
-        "shared memory": set(os.listdir("/dev/shm")),
+        "shared memory": set(_shared()),
         "files": {name for name in os.listdir(tempfile.gettempdir()) if "fmshards" in name},
     }
 
@@ -55,6 +56,15 @@ def _children() -> Iterator[str]:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
             if not any(name in command for name in _STAY):
                 yield f"{pid} {command}"
+
+
+def _shared() -> Iterator[str]:
+    """What this process has mapped, and what processes that are no more have left to it."""
+    maps = Path("/proc/self/maps").read_text()
+    for name in os.listdir("/dev/shm"):
+        owner = re.match(r"torch_(\d+)_", name)
+        if f"/dev/shm/{name}" in maps or (owner and not Path(f"/proc/{owner[1]}").exists()):
+            yield name
 
 
 def _sockets() -> Iterator[str]:

@@ -31,7 +31,7 @@ FAULTS = ("status", "stall", "stall_body", "reset", "reset_body", "short", "flip
 @dataclass
 class Faults:
     """rate: share of the requests that fare badly, each by one of `kinds`. statuses: those of `status`. stall: seconds
-    without a byte. in_a_row: times that the same request fares badly before it is answered. hidden: names that listings
+    without a byte. most: times that the same request fares badly. hidden: names that listings
     leave out. latency, bytes_a_second: of every answer. only: a regular expression that paths must match to fare badly.
     """
 
@@ -39,7 +39,7 @@ class Faults:
     kinds: list[str] = field(default_factory=lambda: list(FAULTS))
     statuses: list[int] = field(default_factory=lambda: [500, 503, 429])
     stall: float = 3.0
-    in_a_row: int = 1
+    most: int = 1
     hidden: list[str] = field(default_factory=list)
     latency: float = 0.0
     bytes_a_second: float = 0.0
@@ -64,8 +64,7 @@ class Store(ThreadingHTTPServer):
         """What becomes of a request: one of the kinds of faults, or ""."""
         with self.lock:
             badly = self.random.random() < self.faults.rate and re.search(self.faults.only, path)
-            if not badly or self.failed.get(asked, 0) >= self.faults.in_a_row:
-                self.failed.pop(asked, None)
+            if not badly or self.failed.get(asked, 0) >= self.faults.most:
                 return ""
             self.failed[asked] = self.failed.get(asked, 0) + 1
             return self.random.choice(self.faults.kinds)
