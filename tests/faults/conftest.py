@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     ):
         gc.collect()
         time.sleep(0.1)
+    forget_clients()  # also those that the last threads to end have made
     assert not more
 
 
@@ -52,10 +54,11 @@ def left() -> dict[str, set[str]]:
 
 def _children() -> Iterator[str]:
     for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
-            if not any(name in command for name in _STAY):
-                yield f"{pid} {command}"
+        with suppress(OSError):  # a thread or a process that has just ended
+            for pid in (task / "children").read_text().split():
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
+                if not any(name in command for name in _STAY):
+                    yield f"{pid} {command}"
 
 
 def _shared() -> Iterator[str]:
