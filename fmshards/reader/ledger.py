@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import weakref
 from collections.abc import Iterable
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -50,10 +52,14 @@ class Ledger:
         if self._add(entry):
             _log.warning("%s; its %d samples are left out", error, len(samples))
 
+    def tell_at_end(self) -> None:
+        """Have the log say what was left out when this process ends, or has no more use for the ledger."""
+        weakref.finalize(self, _tell, self._shared, os.getpid())
+
     def entries(self) -> list[dict[str, Any]]:
         """What has been written down, as plain JSON."""
         with self._lock():
-            return self._read()
+            return _entries(self._shared)
 
     def restore(self, entries: Iterable[dict[str, Any]]) -> None:
         """Add entries of an earlier run, as `entries` gave them."""
@@ -62,27 +68,18 @@ class Ledger:
 
     def _add(self, entry: dict[str, Any]) -> bool:
         with self._lock():
-            known = self._read()
+            known = _entries(self._shared)
             if any(each["chunk"] == entry["chunk"] for each in known):
                 return False
             if len(known) == _MOST:
                 raise CorruptError(f"{entry['error']}; {_MOST} chunks are bad already: extract the set again")
-            data = json.dumps(entry).encode()
+            data = _packed(entry)
             while len(data) > _BYTES:
-                entry = entry | {"error": entry["error"][: -(len(data) - _BYTES) - 8] + " ..."}
-                data = json.dumps(entry).encode()
+                entry = entry | {"error": entry["error"][: -(len(data) - _BYTES) // 2 - 8] + " ..."}
+                data = _packed(entry)
             at = len(known) * _BYTES
             self._shared.get_obj()[at : at + _BYTES] = data.ljust(_BYTES, b"\0")
             return True
-
-    def _read(self) -> list[dict[str, Any]]:
-        data: bytes = self._shared.get_obj().raw
-        found = []
-        for at in range(0, len(data), _BYTES):
-            if not data[at]:
-                break
-            found.append(json.loads(data[at : at + _BYTES].rstrip(b"\0")))
-        return found
 
     @contextmanager
     def _lock(self) -> Any:
@@ -104,3 +101,31 @@ class Ledger:
             self._shared = state["shared"]
         else:
             self.__init__(state["entries"])  # type: ignore[misc]
+
+
+def _packed(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry, ensure_ascii=False).encode(errors="replace")
+
+
+def _entries(shared: Any) -> list[dict[str, Any]]:
+    data: bytes = shared.get_obj().raw
+    found = []
+    for at in range(0, len(data), _BYTES):
+        if not data[at]:
+            break
+        found.append(json.loads(data[at : at + _BYTES].rstrip(b"\0")))
+    return found
+
+
+def _tell(shared: Any, process: int) -> None:
+    found = _entries(shared) if os.getpid() == process else []
+    if found:
+        named = ", ".join(f"{entry['chunk']} ({entry['shard']})" for entry in found[:8])
+        count = sum(entry["samples"][1] - entry["samples"][0] for entry in found)
+        _log.warning(
+            "%d bad chunks, %d samples, were left out of this run: %s%s; loader.ledger says what is wrong with each",
+            len(found),
+            count,
+            named,
+            ", ..." if len(found) > 8 else "",
+        )

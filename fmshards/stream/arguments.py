@@ -62,7 +62,11 @@ def ledger_of(on_bad: Any) -> Ledger | None:
     """Where chunks that are bad are written down, for on_bad="skip"; None for "raise"."""
     if not isinstance(on_bad, str) or on_bad not in ("raise", "skip"):
         raise InputError(f'on_bad is "raise" or "skip", found {_shown(on_bad)}')
-    return Ledger() if on_bad == "skip" else None
+    if on_bad == "raise":
+        return None
+    ledger = Ledger()
+    ledger.tell_at_end()
+    return ledger
 
 
 def dtype_of(value: Any) -> torch.dtype:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -73,17 +73,11 @@ def test_reads_and_writes(bucket: str) -> None:
 
 
 def test_exactly_one_writer_wins(bucket: str) -> None:
-    for race in range(5):
-        won = []
-        threads = [
-            threading.Thread(target=lambda i=i: won.append(store.put_if_absent(f"{bucket}/plan{race}", b"%d" % i)))
-            for i in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(won) == [False] * 7 + [True]
+    with ThreadPoolExecutor(8) as pool:
+        for race in range(5):
+            url = f"{bucket}/plan{race}"
+            won = list(pool.map(lambda data, url=url: store.put_if_absent(url, data), [b"%d" % i for i in range(8)]))
+            assert sorted(won) == [False] * 7 + [True]
 
 
 def test_an_epoch_has_the_bytes_of_one_from_disk(bucket: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,4 @@ def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     yield server
     server.kill()
     forget_clients()
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # it keeps the environment that it was started in
