@@ -42,6 +42,13 @@ class StoreError(FmshardsError):
     """Bytes at a URL cannot be read or written."""
 
 
+class TransientError(StoreError):
+    """A store did not answer as it may when it is asked again: a time-out, a reset, a server that is busy or failing.
+
+    The store asks again by itself, and raises this when its patience ends.
+    """
+
+
 def warn(message: str) -> None:
     """Warn of what goes on all the same: a UserWarning that points at the user's line, however deep in here it is."""
     level, frame = 1, sys._getframe()

@@ -19,7 +19,6 @@ FETCHED = {
     "requests": "reads that were asked of the store",
     "bytes": "bytes that they brought",
     "retries": "requests that failed and were made again",
-    "hedges": "requests made again beside one that was slow",
     "cache_hits": "requests that the local cache answered",
     "quarantined": "chunks that stayed bad, and were left out",
     "fetch_s": "seconds in requests, of all threads",

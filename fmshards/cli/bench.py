@@ -68,4 +68,4 @@ def command(
 
 def _odd(stats: dict[str, Any]) -> list[str]:
     """What a store did that it need not have done."""
-    return [f"{name}: {stats[name]:.0f}" for name in ("retries", "hedges", "cache_hits", "quarantined") if stats[name]]
+    return [f"{name}: {stats[name]:.0f}" for name in ("retries", "cache_hits", "quarantined") if stats[name]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from fmshards.shards.index import ChunkIndex, ShardIndex
 from fmshards.shards.meta import Meta, parse_meta
 from fmshards.shards.tar import META, member_name
 
-_GAP = 4096
-"""Members at most this far apart are fetched by one request: between neighbours lie one header and some padding."""
+_GAP = 256 * 1024
+"""Members at most this far apart are fetched by one request from a store: bytes of a few milliseconds, where a request
+waits for ten or more. Between neighbours lie one header and some padding."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,14 @@ class Chunk:
     members: dict[str, bytes]
 
 
-def read_chunk(url: str, index: ShardIndex, j: int, members: Sequence[str]) -> Chunk:
+def read_chunk(
+    url: str, index: ShardIndex, j: int, members: Sequence[str], source: store.Backend | None = None
+) -> Chunk:
     """Chunk j of the shard at `url`: the meta and the named members ("base.zfp"), neighbours in one request.
 
-    Raises CorruptError, naming member and byte range, where bytes are missing or changed; InputError for a member
-    that the shard does not have.
+    source: the backend of `url`, where it is not the store's own; bytes that have changed are read once more from it.
+    Raises CorruptError, naming member and byte range, where they are missing or changed then too; InputError for a
+    member that the shard does not have.
     """
     if not 0 <= j < len(index.chunks):
         raise InputError(f"{url}: no chunk {j}; it has {len(index.chunks)}")
@@ -43,7 +48,7 @@ def read_chunk(url: str, index: ShardIndex, j: int, members: Sequence[str]) -> C
     missing = [name for name in wanted if name not in place.members]
     if missing:
         raise InputError(f"{url}: no member {missing[0]!r}; a chunk has {', '.join(place.members)}")
-    data = _fetch(url, place, wanted)
+    data = _fetch(url, place, wanted, store.backend(url) if source is None else source)
     meta_name = member_name(place.key, META)
     offset, length, _ = place.members[META]
     meta = parse_meta(data[META], f"{url}: {meta_name} (bytes {offset} to {offset + length})")
@@ -54,7 +59,7 @@ def read_chunk(url: str, index: ShardIndex, j: int, members: Sequence[str]) -> C
     return _chunk(meta, {name: data[name] for name in members})
 
 
-def _fetch(url: str, place: ChunkIndex, wanted: Sequence[str]) -> dict[str, bytes]:
+def _fetch(url: str, place: ChunkIndex, wanted: Sequence[str], source: store.Backend) -> dict[str, bytes]:
     # A local file is read member by member: a read costs less there than cutting one apart, which copies.
     gap = -1 if store.is_local(url) else _GAP
     spans: list[tuple[int, int, list[str]]] = []
@@ -67,12 +72,18 @@ def _fetch(url: str, place: ChunkIndex, wanted: Sequence[str]) -> dict[str, byte
             spans.append((offset, offset + length, [name]))
     out: dict[str, bytes] = {}
     for start, end, names in spans:
-        data = store.read(url, start, end - start)
-        for name in names:
-            offset, length, crc = place.members[name]
-            part = data if len(names) == 1 else data[offset - start : offset - start + length]
-            _check(part, length, crc, f"{url}: {member_name(place.key, name)} (bytes {offset} to {offset + length})")
-            out[name] = part
+        out |= source.checked(url, start, end - start, partial(_apart, url, place, start, names))
+    return out
+
+
+def _apart(url: str, place: ChunkIndex, start: int, names: Sequence[str], data: bytes) -> dict[str, bytes]:
+    """The members `names` out of `data`, which begins at byte `start`, each verified."""
+    out = {}
+    for name in names:
+        offset, length, crc = place.members[name]
+        part = data if len(names) == 1 else data[offset - start : offset - start + length]
+        _check(part, length, crc, f"{url}: {member_name(place.key, name)} (bytes {offset} to {offset + length})")
+        out[name] = part
     return out
 
 

@@ -70,24 +70,30 @@ def seal_index(index: ShardIndex) -> bytes:
     return seal(content if index.input is None else {**content, "input": index.input})
 
 
-def read_index(url: str, entry: ShardEntry | None = None) -> ShardIndex:
+def read_index(url: str, entry: ShardEntry | None = None, source: store.Backend | None = None) -> ShardIndex:
     """The index of the shard at `url`: one ranged read where the manifest's `entry` is given.
 
-    Without an entry it is found from the end of the tar, and only the tail is read. Raises CorruptError where bytes
+    Without an entry it is found from the end of the tar, and only the tail is read. source: the backend of `url`, where
+    it is not the store's own; what is damaged is read once more from it. Raises CorruptError where bytes
     are missing or changed, FormatError where the content is not of this format, MismatchError where the shard is
     not the one the entry tells of.
     """
     if entry is None:
         offset, data = _find(url)
+        index = _parsed(url, offset, data)
     else:
-        offset, data = entry.index_offset, store.read(url, entry.index_offset, entry.index_length)
-    index = parse_index(data, offset, f"{url}: index (bytes {offset} to {offset + len(data)})")
+        offset, source = entry.index_offset, store.backend(url) if source is None else source
+        index = source.checked(url, offset, entry.index_length, lambda data: _parsed(url, offset, data))
     if entry is not None and (index.samples != entry.samples or f"{index.shard}.tar" != entry.name):
         raise MismatchError(
             f"{url}: holds {index.samples} samples of shard {index.shard}; the manifest says {entry.samples} samples "
             f"of {entry.name}: the file is another shard's; extract the set again"
         )
     return index
+
+
+def _parsed(url: str, offset: int, data: bytes) -> ShardIndex:
+    return parse_index(data, offset, f"{url}: index (bytes {offset} to {offset + len(data)})")
 
 
 def _find(url: str) -> tuple[int, bytes]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from fmshards.shards.layer import check_name
 from fmshards.shards.manifest import Manifest
 from fmshards.shards.plan import Plan
 
+T = TypeVar("T")
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
 _SHARD = re.compile(r"\d{6,}\.tar")
@@ -51,7 +53,7 @@ def read_plan(set_url: str) -> Plan:
     url = store.join(set_url, PLAN)
     if not store.exists(url):
         raise FormatError(f"no shard set here: {url} does not exist; extract one, or check the path")
-    return Plan.from_bytes(store.read_small(url, limits.PLAN_BYTES), url)
+    return _sound(lambda: Plan.from_bytes(store.read_small(url, limits.PLAN_BYTES), url))
 
 
 def read_manifest(set_url: str) -> Manifest:
@@ -69,7 +71,7 @@ def read_manifest(set_url: str) -> Manifest:
             )
         raise FormatError(f"no shard set here: neither plan.json nor manifest.json is at {set_url}; check the path")
     try:
-        return Manifest.from_bytes(store.read_small(url, limits.MANIFEST_BYTES), url)
+        return _sound(lambda: Manifest.from_bytes(store.read_small(url, limits.MANIFEST_BYTES), url))
     except CorruptError as error:
         raise CorruptError(f"{error}; remove it and run the same extract, which makes it from the shards") from None
 
@@ -180,12 +182,25 @@ def read_calibration(set_url: str, plan: Plan) -> dict[str, np.ndarray]:
 
     if plan.calibration is None:
         return {}
-    url = store.join(set_url, plan.calibration["file"])
-    data = store.read_small(url, limits.CALIBRATION_BYTES)
-    found = hashlib.sha256(data).hexdigest()
-    if found != plan.calibration["sha256"]:
-        raise CorruptError(f"{url}: SHA-256 is {found}, the plan says {plan.calibration['sha256']}")
+    url, expected = store.join(set_url, plan.calibration["file"]), plan.calibration["sha256"]
+
+    def read() -> bytes:
+        data = store.read_small(url, limits.CALIBRATION_BYTES)
+        found = hashlib.sha256(data).hexdigest()
+        if found != expected:
+            raise CorruptError(f"{url}: SHA-256 is {found}, the plan says {expected}")
+        return data
+
+    data = _sound(read)
     try:
         return dict(load(data))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{url}: not a safetensors file: {error}") from None
+
+
+def _sound(read: Callable[[], T]) -> T:
+    """What `read` makes of a file; where that is damaged it is read once more, since bytes may change on their way."""
+    try:
+        return read()
+    except FormatError:
+        return read()

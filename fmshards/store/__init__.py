@@ -2,13 +2,20 @@
 
 Plain functions, each of which asks the Backend of its URL. A local path or `file://` URL is read and written by plain
 `open()` (12 times faster than an object-store client's local backend); every other URL goes through fsspec, imported
-on first use. Reads are exact:
-the bytes asked for, or an error. Writes are whole: a temporary file, fsync and an atomic rename, or one upload
-that appears when it is complete. Every error of a backend becomes a StoreError, which pickles.
+on first use. Reads are exact: the bytes asked for, or an error. Writes are whole: a temporary file, fsync and an
+atomic rename, or one upload that appears when it is complete. Every error of a backend becomes a StoreError, which
+pickles; where asking again may help, that is done first.
+
+Who streams a set opens an `Access`: Cached(Retrying(Objects)), a backend of which every layer is another backend's.
 
     backend.py   what a store is: an object of a few functions, which another may wrap (`wrapped`)
     local.py     local files
     remote.py    everything else, through fsspec
+    objects.py   ranges of objects, through obstore
+    clients.py   obstore's clients, and where there are none
+    retry.py     asking again, for a while
+    cache.py     ranges kept on a local disk
+    access.py    what a set is streamed through
     publish.py   local files that appear whole; what killed writers leave
     url.py       joining URLs, local or not
     guard.py     a backend's errors in our words
@@ -18,6 +25,7 @@ that appears when it is complete. Every error of a backend becomes a StoreError,
 
 from __future__ import annotations
 
+from fmshards.store.access import Access, access_of
 from fmshards.store.api import (
     atomic_file,
     backend,
@@ -33,14 +41,18 @@ from fmshards.store.api import (
     size,
     wrapped,
 )
-from fmshards.store.backend import Backend, Info
+from fmshards.store.backend import Backend, Info, Passing
 from fmshards.store.expand import expand
+from fmshards.store.retry import until
 from fmshards.store.url import absolute, is_local, join, local_path, parent
 
 __all__ = [
+    "Access",
     "Backend",
     "Info",
+    "Passing",
     "absolute",
+    "access_of",
     "atomic_file",
     "backend",
     "exists",
@@ -58,5 +70,6 @@ __all__ = [
     "read_small",
     "remove",
     "size",
+    "until",
     "wrapped",
 ]

@@ -9,8 +9,8 @@ from typing import BinaryIO
 from fmshards.errors import CorruptError, FormatError, InputError
 from fmshards.store.backend import Backend, Info
 from fmshards.store.local import Local
+from fmshards.store.retry import Retrying
 from fmshards.store.url import is_local
-from fmshards.tally import counted
 
 _LOCAL = Local()
 
@@ -24,7 +24,8 @@ _wrap: Callable[[Backend], Backend] = _as_it_is
 
 @contextmanager
 def wrapped(wrap: Callable[[Backend], Backend]) -> Iterator[None]:
-    """Within the block every URL is served by what `wrap` makes of its backend: a cache, retries, a count.
+    """Within the block every URL is served by what `wrap` makes of its backend: faults, a count. A store that is asked
+    again is asked through it each time.
 
     `wrap` is called once for each backend; blocks nest, the inner one outermost. It holds for this process, all of its
     threads and what it forks; a worker that is spawned has the plain backends.
@@ -46,17 +47,24 @@ def wrapped(wrap: Callable[[Backend], Backend]) -> Iterator[None]:
 
 
 def backend(url: str) -> Backend:
-    """The store that `url` is in. Raises InputError where `url` is empty, or may be a path or a chain of stores."""
+    """The store that `url` is in, asked again where that may help.
+
+    Raises InputError where `url` is empty, or may be a path or a chain of stores.
+    """
     if not url:
         raise InputError("an empty path: name a folder, a file or a URL (. is the current folder)")
     if is_local(url):
         return _wrap(_LOCAL)
     from fmshards.store.remote import REMOTE
 
-    return _wrap(REMOTE)
+    return Retrying(_wrap(REMOTE))
 
 
-@counted
+def wrap(found: Backend) -> Backend:
+    """What `wrapped` makes of a backend; itself outside of its blocks."""
+    return _wrap(found)
+
+
 def read(url: str, start: int = 0, length: int | None = None) -> bytes:
     """Exactly `length` bytes from byte `start`, or all from there on.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
-from fmshards.errors import StoreError
+from fmshards.errors import CorruptError, StoreError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,33 @@ class Info:
 
 
 class Backend(Protocol):
-    """Bytes at URLs of one kind. Every error is a StoreError, or a CorruptError for bytes that are not there."""
+    """Bytes at URLs of one kind.
+
+    Every error is a StoreError, a TransientError among them where asking again may help, or a CorruptError for bytes
+    that are not there.
+    """
 
     def info(self, url: str) -> Info | None:
         """What is at `url`; None where nothing is. Only "not found" is None: trouble in looking is a StoreError."""
 
     def read(self, url: str, start: int = 0, length: int | None = None) -> bytes:
         """Exactly `length` bytes from byte `start`, or all from there on. Raises CorruptError where it is shorter."""
+
+    def parts(self, url: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The bytes of `read` as they come: where an error ends them, those that came before it are right."""
+        yield self.read(url, start, length)
+
+    def refresh(self, url: str, start: int = 0, length: int | None = None) -> bytes:
+        """As `read`, past whatever has been kept of these bytes, which is replaced: they turned out to be wrong."""
+        return self.read(url, start, length)
+
+    def checked(self, url: str, start: int, length: int, check: Callable[[bytes], T]) -> T:
+        """What `check` makes of these bytes. Where it raises a CorruptError they are read once more, since they may
+        have changed on their way or where they were kept; raises what it raises then."""
+        try:
+            return check(self.read(url, start, length))
+        except CorruptError:
+            return check(self.refresh(url, start, length))
 
     def open_stream(self, url: str) -> BinaryIO:
         """A buffered binary file to be read from start to end; errors in the middle are StoreErrors too."""
@@ -61,3 +84,37 @@ class Backend(Protocol):
         if found.size is None:
             raise StoreError(f"cannot read {url}: the server does not say how long it is")
         return found.size
+
+
+class Passing(Backend):
+    """Another backend's answers: what a backend that wraps one changes some of."""
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+
+    def info(self, url: str) -> Info | None:
+        return self._inner.info(url)
+
+    def read(self, url: str, start: int = 0, length: int | None = None) -> bytes:
+        return self._inner.read(url, start, length)
+
+    def refresh(self, url: str, start: int = 0, length: int | None = None) -> bytes:
+        return self._inner.refresh(url, start, length)
+
+    def open_stream(self, url: str) -> BinaryIO:
+        return self._inner.open_stream(url)
+
+    def list_names(self, url: str) -> list[str]:
+        return self._inner.list_names(url)
+
+    def put(self, url: str, data: bytes) -> None:
+        self._inner.put(url, data)
+
+    def put_if_absent(self, url: str, data: bytes) -> bool:
+        return self._inner.put_if_absent(url, data)
+
+    def atomic_file(self, url: str) -> AbstractContextManager[BinaryIO]:
+        return self._inner.atomic_file(url)
+
+    def remove(self, url: str) -> None:
+        self._inner.remove(url)

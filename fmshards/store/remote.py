@@ -1,23 +1,29 @@
 """The store through fsspec: s3, gs, az, http, memory ... whatever fsspec has a backend for.
 
 Nothing is kept between calls: fsspec caches its file systems itself and renews them in a forked process. Sizes and
-listings are asked for anew each time, since another machine may be writing.
+listings are asked for anew each time, since another machine may be writing. Credentials and endpoints are found as
+fsspec's file systems find them, in the environment and in its own configuration; none is ever asked for or kept here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
-from fmshards.errors import CorruptError, StoreError
+from fmshards.errors import CorruptError, InputError, StoreError, TransientError
 from fmshards.store.backend import Backend, Info
-from fmshards.store.guard import guard, guarded_reader, is_missing
+from fmshards.store.guard import guard, guarded_reader, is_missing, status_of
 from fmshards.store.publish import spooled
+from fmshards.store.retry import CONNECT, STALL, insist
 
 _MARKS = ("VersionId", "version_id", "generation", "ETag", "etag", "content_md5", "Content-MD5", "md5Hash")
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "modified", "created")
 """What file systems of fsspec call them."""
+
+_OBJECTS = {"s3", "gs", "az"}
+_PINNED = re.compile(r"hf://[^@]*@[0-9a-f]{40}(/|$)")
 
 
 class Remote(Backend):
@@ -47,6 +53,8 @@ class Remote(Backend):
                 f"cannot read {url}: {length} bytes from {start} were asked for and {len(data)} came: the server does "
                 "not serve byte ranges; use one that does, or copy the set to a local disk"
             )
+        if _size_or(fs, path, start + length) >= start + length:
+            raise TransientError(f"cannot read {url}: {length} bytes from {start} were asked for, {len(data)} came")
         raise CorruptError(f"{url}: expected {length} bytes from {start}, found only {len(data)}")
 
     def info(self, url: str) -> Info | None:
@@ -106,6 +114,13 @@ class Remote(Backend):
                 fs.pipe_file(path, data, mode="create")
             except FileExistsError:
                 return False
+            except OSError as error:
+                status = status_of(error)
+                if status == 412:
+                    return False
+                if status == 409:  # another one is writing it: who has won is known in a moment
+                    raise TransientError(f"cannot write {url}: another writer is at it") from None
+                raise
             except TypeError:  # a backend older than conditional creation
                 fs.pipe_file(path, data)
         return True
@@ -113,13 +128,11 @@ class Remote(Backend):
     @contextmanager
     def atomic_file(self, url: str) -> Iterator[BinaryIO]:
         """Written to a local spool, then uploaded in one go: an upload appears when it is complete, or not at all."""
-        fs, path = _open(url)
+        _open(url)
         with spooled(url) as (file, spool):
             yield file
             file.flush()
-            with guard("write", url, f"{file.tell():,} bytes"):
-                _make_folder(fs, path)
-                fs.put_file(spool, path)
+            insist(lambda: _upload(url, spool, file.tell()), url)
 
 
 REMOTE = Remote()
@@ -140,17 +153,47 @@ def _open(url: str) -> tuple[Any, str]:
     with guard("open", url):
         if url.startswith("pipe:"):
             raise StoreError(f"cannot open {url}: commands are not run; give a path or a URL")
+        if url.startswith("hf://") and not _PINNED.match(url):
+            raise InputError(
+                f"{url}: expected a revision that cannot move, the 40 digits of a commit, as in "
+                "hf://datasets/OWNER/NAME@0123456789abcdef0123456789abcdef01234567/SET; branches and tags do"
+            )
         from fsspec.core import url_to_fs
 
-        fs, path = url_to_fs(url)
+        fs, path = url_to_fs(url, **_time_outs(url))
         fs.invalidate_cache()
         return fs, str(path)
 
 
+def _time_outs(url: str) -> dict[str, Any]:
+    """Options that give a client our time-outs, and leave it to us to ask again; none where the user's configuration
+    of fsspec has its own."""
+    from fsspec.config import conf
+
+    protocol = url.partition("://")[0]
+    if protocol in ("http", "https") and "client_kwargs" not in conf.get(protocol, {}):
+        import aiohttp
+
+        return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(None, sock_connect=CONNECT, sock_read=STALL)}}
+    if protocol in ("s3", "s3a") and "config_kwargs" not in conf.get(protocol, {}):
+        return {
+            "config_kwargs": {"connect_timeout": CONNECT, "read_timeout": STALL, "retries": {"total_max_attempts": 1}}
+        }
+    return {}
+
+
+def _upload(url: str, spool: str, count: int) -> None:
+    fs, path = _open(url)
+    with guard("write", url, f"{count:,} bytes"):
+        _make_folder(fs, path)
+        fs.put_file(spool, path)
+
+
 def _make_folder(fs: Any, path: str) -> None:
-    # A file system needs its folder; an object store has none, and may refuse to be asked for a bucket.
-    with suppress(Exception):
-        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    # A file system needs its folder; an object store has none, and would be asked for its bucket each time.
+    if _OBJECTS.isdisjoint([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
+        with suppress(Exception):
+            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
 
 
 def _size_or(fs: Any, path: str, default: int) -> int:

@@ -11,6 +11,7 @@ import torch
 
 from fmshards.augment import Recipe, parse_recipe
 from fmshards.errors import InputError
+from fmshards.reader import Ledger
 from fmshards.units import parse_bytes
 
 _FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -55,6 +56,17 @@ def memory_bytes(value: Any) -> int:
     if isinstance(value, (float, np.integer, np.floating)) and np.isfinite(value) and value >= 1:
         value = int(value)
     return parse_bytes(value)
+
+
+def ledger_of(on_bad: Any) -> Ledger | None:
+    """Where chunks that are bad are written down, for on_bad="skip"; None for "raise"."""
+    if not isinstance(on_bad, str) or on_bad not in ("raise", "skip"):
+        raise InputError(f'on_bad is "raise" or "skip", found {_shown(on_bad)}')
+    if on_bad == "raise":
+        return None
+    ledger = Ledger()
+    ledger.tell_at_end()
+    return ledger
 
 
 def dtype_of(value: Any) -> torch.dtype:

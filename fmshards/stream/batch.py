@@ -61,6 +61,7 @@ def chunk_columns(
         "sample": fetched.first + np.arange(n),
         "view": np.full(n, shown.view, np.int64),
         "mirrored": np.full(n, shown.mirrored),
+        "valid": np.full(n, fetched.valid),
         KEYS: objects(fetched.keys, n),
     }
     if fetched.theta is not None:
@@ -98,5 +99,6 @@ def batch_of(columns: Columns, valid: NDArray[np.bool_] | None) -> dict[str, Any
     batch["theta"] = torch.from_numpy(theta)
     batch["view"] = torch.from_numpy(columns["view"])
     batch["mirrored"] = torch.from_numpy(columns["mirrored"])
-    batch["valid"] = torch.from_numpy(np.ones(count, np.bool_) if valid is None else valid.copy())
+    counted = columns["valid"] if valid is None else columns["valid"] & valid
+    batch["valid"] = torch.from_numpy(counted)
     return batch

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
 
+from fmshards import store
 from fmshards.augment import Recipe
 from fmshards.errors import InputError, warn
 from fmshards.place import Place, check_place, current_place
-from fmshards.reader import PLAIN, Catalog, Combination, open_catalog, read_ahead, read_calibrated
-from fmshards.stream import order
+from fmshards.reader import PLAIN, Catalog, Combination, check_entries, open_catalog, read_ahead, read_calibrated
+from fmshards.stream import arguments, order
 from fmshards.stream.agree import compare_states
 from fmshards.stream.arguments import dtype_of, field_names, flag, given_to, memory_bytes, whole, whole_or_none
 from fmshards.stream.batch import batch_of, chunk_columns, fresh_thetas
@@ -29,6 +30,7 @@ from fmshards.stream.deal import (
     Deal,
     Job,
     choose_deal,
+    chunks_ahead,
     evaluation_memory,
     lane_slots,
     memory_needed,
@@ -75,6 +77,10 @@ class FeatureDataset(IterableDataset[Batch]):
     torch.distributed's, or RANK and WORLD_SIZE. epoch: the first one; epochs advance by themselves, see `set_epoch`.
     A data set made anew begins at epoch 0 again: make one for all epochs, or give each its `epoch=`; or load a state,
     which goes on in the middle of one too.
+    cache: a folder on a local disk that keeps what was read from a store, for all processes of the machine, in at most
+    `cache_limit` bytes (50 GB). patience: seconds (120) without a byte after which a store is given up. on_bad: what
+    becomes of a chunk whose bytes are not what was written, also when they are read again: "raise", or "skip": rows of
+    another chunk stand in for it, where `valid` is False, and `ledger` names it.
 
     Raises InputError, MismatchError or FormatError at once for what can be known at once (an unknown layer, a batch
     larger than the set, too little memory, another model's set, a recipe that the set cannot serve); the number of
@@ -102,6 +108,10 @@ class FeatureDataset(IterableDataset[Batch]):
         rank: int | None = None,
         ranks: int | None = None,
         epoch: int = 0,
+        cache: str | os.PathLike[str] | None = None,
+        cache_limit: int | str | None = None,
+        patience: float | None = None,
+        on_bad: str = "raise",
     ) -> None:
         if (rank is None) != (ranks is None):
             raise InputError("rank and ranks go together: give both, or neither")
@@ -117,13 +127,14 @@ class FeatureDataset(IterableDataset[Batch]):
         self._given = None
         if rank is not None and ranks is not None:
             self._given = check_place(whole("rank", rank), whole("ranks", ranks, 1))
+        access = store.access_of(cache, cache_limit, patience)
         wanted, decode, dtype = field_names(fields), flag("decode", decode), dtype_of(dtype)
         epoch = whole("epoch", epoch, 0)
         self.catalog: Catalog = open_catalog(url, layers, model, recipe)
         plan, samples = self.catalog.manifest.plan, self.catalog.manifest.samples
         self.course = Course(epoch, Subject(plan.digest, samples, plan.chunk, self.train, self.seed))
         self.counters = Counters()
-        self._fetcher = CountedFetcher(self.catalog, wanted)
+        self._fetcher = CountedFetcher(self.catalog, wanted, access, arguments.ledger_of(on_bad))
         if wanted:
             self._fetcher.check_fields()
         self._decoder = TimedDecoder(self.catalog, dtype=dtype) if decode else None
@@ -175,7 +186,7 @@ class FeatureDataset(IterableDataset[Batch]):
             return {}
         batches = whole("batches", batches, 0)
         began = self.course.last_begun(batches)
-        return self.course.next_state() if began is None else self.state_after(began, batches)
+        return self.next_state() if began is None else self.state_after(began, batches)
 
     def load_state_dict(self, state: Mapping[str, Any], workers: int = 0) -> None:
         """Make the next iteration the rest of the epoch that `state`, from `state_dict`, is of; reaches workers that
@@ -185,7 +196,7 @@ class FeatureDataset(IterableDataset[Batch]):
         are those that would have come, byte for byte; with others what is left is dealt anew, and all ranks must load
         the same state. Where they do not, each rank may load its own, and one that is some batches behind makes these
         again, and has so many more than the others. Later epochs are whole. An iteration that is in course goes on as
-        it was. An evaluation goes on with the samples from where it stopped.
+        it was. An evaluation goes on with the samples from where it stopped. The ledger goes on with what it held.
 
         workers: those of the DataLoader that it is read with, `fmshards.loader` knows its own. Where torch.distributed
         is initialised, ranks that deal anew compare their states; where it is not yet, no one does.
@@ -196,7 +207,10 @@ class FeatureDataset(IterableDataset[Batch]):
         if state == {} and called_by_torchdata(sys._getframe(1)):
             return
         workers = whole("workers", workers, 0)
+        self.check_state(state)
         self.course.load(state)
+        if self._fetcher.ledger is not None:
+            self._fetcher.ledger.restore(state.get("ledger", ()))
         if self.train and torch.distributed.is_available() and torch.distributed.is_initialized():
             coming, anew = self.course.coming(self._job(workers), self._shape)
             compare_states(coming, self._rank(), self._place.ranks, needed=anew)
@@ -204,6 +218,7 @@ class FeatureDataset(IterableDataset[Batch]):
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raise InputError or MismatchError as `load_state_dict` would, and load nothing."""
         self.course.position_of(state)
+        check_entries(state.get("ledger", []))
 
     @property
     def ranks(self) -> int:
@@ -222,7 +237,7 @@ class FeatureDataset(IterableDataset[Batch]):
 
     def next_state(self) -> dict[str, Any]:
         """The state of the next iteration's beginning."""
-        return self.course.next_state()
+        return self._with_ledger(self.course.next_state())
 
     def follow(self, workers: int, base_seed: int, turn: int) -> Beginning:
         """Where the iteration began that a DataLoader has just made: see Course."""
@@ -236,11 +251,20 @@ class FeatureDataset(IterableDataset[Batch]):
 
     def state_after(self, began: Beginning, batches: int) -> dict[str, Any]:
         """The state, `batches` batches after an iteration began there: see Course."""
-        return self.course.state_after(began, batches, self._job(began.workers), self._shape)
+        return self._with_ledger(self.course.state_after(began, batches, self._job(began.workers), self._shape))
+
+    def _with_ledger(self, state: dict[str, Any]) -> dict[str, Any]:
+        return {**state, "ledger": self.ledger} if self.ledger else state
 
     def stats(self) -> dict[str, float]:
         """Counts and seconds by stage since the data set was made, of all workers of this rank; see stats.COUNTED."""
         return self.counters.total()
+
+    @property
+    def ledger(self) -> list[dict[str, Any]]:
+        """The chunks that were bad and left out so far, in all processes: of each "chunk", its number in the set,
+        "shard", "samples" [first, end] and "error". Empty where on_bad is "raise"."""
+        return [] if self._fetcher.ledger is None else self._fetcher.ledger.entries()
 
     def memory_needed(self, workers: int = 0) -> int:
         """Bytes that one rank with `workers` workers holds at most of compressed rows (windows, reading ahead, the
@@ -286,7 +310,7 @@ class FeatureDataset(IterableDataset[Batch]):
         if thinned is not None:
             raise InputError(thinned)
         self.check(workers)
-        rank, ranks = self._rank(), self._place.ranks
+        rank, ranks, ahead = self._rank(), self._place.ranks, self._job(workers).ahead
         part = order.Part(rank, ranks, worker, max(workers, 1))
         sizes = self.catalog.sizes
         if self.train:
@@ -301,13 +325,13 @@ class FeatureDataset(IterableDataset[Batch]):
             window = Window(places, places)
             rows = position.rows + made * part.workers * self.batch_size * ranks
             stretches = order.evaluation(sizes, self.batch_size * ranks, part, rows)
-        yield from self._make(window, stretches, position.epoch)
+        yield from self._make(window, stretches, position.epoch, ahead)
 
-    def _make(self, window: Window, stretches: Iterator[order.Stretch], epoch: int) -> Iterator[Batch]:
+    def _make(self, window: Window, stretches: Iterator[order.Stretch], epoch: int, ahead: int) -> Iterator[Batch]:
         watch = self.counters.watch()
         stretches = watch.during("window_s", "store_s", stretches)
         laid: deque[order.Stretch] = deque()
-        fetched = read_ahead(self._fetcher, self._wanted(stretches, laid, epoch), READ_AHEAD)
+        fetched = read_ahead(self._fetcher, self._wanted(stretches, laid, epoch), ahead)
         layers = [layer.name for layer in self.catalog.layers]
         parts = self.catalog.mirror_rows(self._shown)
         thetas = fresh_thetas(self.catalog, self.seed, epoch) if self.augment else None
@@ -367,16 +391,18 @@ class FeatureDataset(IterableDataset[Batch]):
             )
 
     def _job(self, workers: int) -> Job:
-        catalog = self.catalog
+        catalog, workers = self.catalog, whole("workers", workers, 0)
+        chunk, near = catalog.manifest.plan.chunk, store.is_local(catalog.url)
         return Job(
             samples=catalog.manifest.samples,
             chunks=catalog.chunks,
-            chunk=catalog.manifest.plan.chunk,
+            chunk=chunk,
             row_bytes=self.row_bytes,
             batch_size=self.batch_size,
             ranks=self._place.ranks,
-            workers=whole("workers", workers, 0),
+            workers=workers,
             memory=self.memory,
+            ahead=READ_AHEAD if near else chunks_ahead(self.memory, workers, chunk * self.row_bytes),
         )
 
     @property

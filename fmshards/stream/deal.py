@@ -8,7 +8,11 @@ from dataclasses import dataclass, replace
 from fmshards.errors import InputError
 
 READ_AHEAD = 2
-"""Chunks that a worker reads ahead of the batch it makes."""
+"""Chunks that a worker reads ahead of the batch it makes, from a local disk."""
+
+_MOST_AHEAD = 16
+_AHEAD_SHARE = 1 / 16
+"""Of the memory, for what is read ahead from a store, where more requests at a time hide what each waits for."""
 
 _MOST_LANES = 64
 _MOST_WINDOW = 16
@@ -136,6 +140,8 @@ class Job:
     """Bytes that all workers of one rank may hold."""
     runs: int = 0
     """Runs of the order beyond one for each of the chunks: what earlier deals of the epoch left in pieces."""
+    ahead: int = READ_AHEAD
+    """Chunks that a worker reads ahead."""
 
     @property
     def batch(self) -> int:
@@ -190,7 +196,7 @@ def memory_needed(deal: Deal, job: Job) -> int:
     """Bytes that one rank's workers hold at most: windows of compressed rows, one batch of them a worker, the chunks
     being read ahead, and the order. Decoded batches that wait in the DataLoader come on top."""
     lanes = deal.groups * deal.lanes // job.ranks
-    rows = lanes * lane_slots(deal) + workers_of(job) * (job.batch_size + (READ_AHEAD + 1) * job.chunk)
+    rows = lanes * lane_slots(deal) + workers_of(job) * (job.batch_size + (job.ahead + 1) * job.chunk)
     return rows * job.row_bytes + order_memory(deal, job)
 
 
@@ -203,15 +209,21 @@ def order_memory(deal: Deal, job: Job) -> int:
     span = min(deal.span, deal.lane_rows)
     ahead = min(deal.stretch * deal.share, deal.lane_rows)
     lane = 4 * deal.lane_places + 16 * (span + ahead) + 64 * (ahead + min(deal.chunk, deal.lane_rows))
-    worker = _CHUNK_ORDER * job.chunks + _RUN * job.runs + 40 * (span + ahead) + 32 * (READ_AHEAD + 1) * job.chunk
+    worker = _CHUNK_ORDER * job.chunks + _RUN * job.runs + 40 * (span + ahead) + 32 * (job.ahead + 1) * job.chunk
     return deal.groups * deal.lanes // job.ranks * lane + workers_of(job) * worker
 
 
 def evaluation_memory(job: Job) -> int:
     """As memory_needed, in stored order: a worker holds one batch and parts of the chunks it touches."""
-    rows = 2 * job.batch_size + (READ_AHEAD + 2) * job.chunk
+    rows = 2 * job.batch_size + (job.ahead + 2) * job.chunk
     order = _CHUNK_ORDER * job.chunks + 64 * (2 * job.batch_size + job.chunk)
     return workers_of(job) * (rows * job.row_bytes + order)
+
+
+def chunks_ahead(memory: int, workers: int, chunk_bytes: int) -> int:
+    """Chunks that a worker reads ahead from a store: as many as a share of the memory holds, `READ_AHEAD` at least."""
+    held = int(memory * _AHEAD_SHARE) // (max(workers, 1) * chunk_bytes)
+    return max(READ_AHEAD, min(held, _MOST_AHEAD))
 
 
 def lane_slots(deal: Deal) -> int:

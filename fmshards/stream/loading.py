@@ -116,7 +116,7 @@ class FeatureLoader(DataLoader[Batch]):
     def stats(self) -> dict[str, float]:
         """What was counted since the loader was made, in this rank, over its workers and epochs.
 
-        `batches`, `samples`, `chunks`; `requests`, `bytes`, `retries`, `hedges`, `cache_hits`, `quarantined`: what
+        `batches`, `samples`, `chunks`; `requests`, `bytes`, `retries`, `cache_hits`, `quarantined`: what
         fetching did. Seconds that workers spent, one thing at a time: `store_s` waiting for a chunk, `window_s` on
         order and window, `decode_s`, `augment_s`, `consumer_s` handing batches over and waiting for whoever takes them.
         `fetch_s` and `verify_s` are those of threads beside them: in requests, and in checksums, metas and filters.
@@ -124,6 +124,11 @@ class FeatureLoader(DataLoader[Batch]):
         `loader_s` is about what the stages before `consumer_s` are together.
         """
         return self.dataset.stats()
+
+    @property
+    def ledger(self) -> list[dict[str, Any]]:
+        """The chunks that were bad and left out so far, plain JSON: see FeatureDataset.ledger."""
+        return self.dataset.ledger
 
     @property
     def memory_needed(self) -> int:
@@ -195,6 +200,10 @@ def loader(
     rank: int | None = None,
     ranks: int | None = None,
     epoch: int = 0,
+    cache: str | os.PathLike[str] | None = None,
+    cache_limit: int | str | None = None,
+    patience: float | None = None,
+    on_bad: str = "raise",
     log_every: int | None = None,
     pin_memory: bool | None = None,
     prefetch_factor: int | None = None,
@@ -238,6 +247,10 @@ def loader(
         "rank": rank,
         "ranks": ranks,
         "epoch": epoch,
+        "cache": cache,
+        "cache_limit": cache_limit,
+        "patience": patience,
+        "on_bad": on_bad,
     }
     dataset: FeatureDataset | FeatureMix
     dataset = FeatureDataset(url, **given) if isinstance(url, (str, os.PathLike)) else FeatureMix(url, **given)

@@ -107,6 +107,11 @@ class FeatureMix(IterableDataset[Batch]):
         total = self.counters.total()
         return {**total, "batches": total["batches"] // len(self.sets)}
 
+    @property
+    def ledger(self) -> list[dict[str, Any]]:
+        """The chunks that were bad and left out so far: see FeatureDataset; "set" says of which set."""
+        return [{"set": each.catalog.url, **entry} for each in self.sets for entry in each.ledger]
+
     def memory_needed(self, workers: int = 0) -> int:
         """As FeatureDataset's, of all sets together."""
         return sum(each.memory_needed(workers) for each in self.sets)

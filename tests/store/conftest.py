@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from fmshards.store import retry
+from tests.servers import BUCKET
+from tests.servers.fixtures import s3  # noqa: F401  # a fixture
+
 
 @dataclass
 class WebServer:
@@ -84,13 +88,22 @@ def web(tmp_path: Path) -> Iterator[WebServer]:
     thread.join()
 
 
-@pytest.fixture(params=["path", "file", "memory"])
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores are given up after less than a second."""
+    monkeypatch.setattr(retry, "PATIENCE", 0.3)
+
+
+@pytest.fixture(params=["path", "file", "memory", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A folder to write to: a path, a file:// URL, fsspec's memory."""
+    """A folder to write to: a path, a file:// URL, fsspec's memory, a prefix of an object store."""
     if request.param == "path":
         yield str(tmp_path / "set")
     elif request.param == "file":
         yield f"file://{tmp_path}/a%20set"
+    elif request.param == "s3":
+        request.getfixturevalue("s3")
+        yield f"s3://{BUCKET}/set"
     else:
         import fsspec
 

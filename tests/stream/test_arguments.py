@@ -49,6 +49,9 @@ TAKEN: dict[str, tuple[Any, ...]] = {
     "seed": (-1,),
     "rank": (None,),
     "ranks": (None,),
+    "cache": (None, "x"),
+    "cache_limit": (None,),
+    "patience": (None, 2.5),
 }
 FLAGS = ("train", "decode", "augment", "pin_memory", "persistent_workers")
 OPTIONAL = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "groups", "lanes", "window")
