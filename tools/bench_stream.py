@@ -47,7 +47,7 @@ ENVIRONMENTS = {
     "mosaic": ["mosaicml-streaming==0.13.0"],  # it takes numpy down: by itself
 }
 PACKAGES = {
-    "": ["fmshards.stream", "numba", "webdataset"],
+    "": ["fmshards.stream", "numba", "fsspec.implementations.http", "webdataset"],
     "common": ["litdata", "h5py", "hdf5plugin", "fsspec"],
     "mosaic": ["streaming"],
 }
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, metavar="DIR", help="where the peers' environments are, or shall be")
     parser.add_argument("--source", metavar="GLOB", help="tars of images in place of the bundled ones")
-    parser.add_argument("--times", type=int, default=4, help="how often the source is repeated")
+    parser.add_argument("--times", type=int, default=16, help="the source repeated: short epochs measure starts")
     parser.add_argument("--model", default=RESNET20[0])
     parser.add_argument("--weights", default=RESNET20[1])
     parser.add_argument("--layer", default="layer2")
@@ -125,6 +125,11 @@ def prepare(
     data: Data, names: Sequence[str], rates: Sequence[str], scratch: Path, processes: dict[str, Process]
 ) -> Held:
     """The features, and every side's copy of them."""
+    stamp, known = scratch / "data.json", json.dumps([asdict(data), rates[-1]])
+    if stamp.exists() and stamp.read_text() != known:
+        sys.exit(f"{scratch} holds copies of other data or of another rate; give another --scratch")
+    scratch.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(known)
     features = scratch / "features"
     if not (features / "y.npy").exists():
         features.mkdir(parents=True, exist_ok=True)
