@@ -25,9 +25,9 @@ from fmshards.codec import FeatureSpec, codec_for
 from fmshards.reader import Catalog
 from fmshards.shards import Grid, InputShard, LayerPlan, Manifest, Plan, ShardEntry
 from fmshards.stream import order
-from fmshards.stream.deal import Deal, Job, Leg, choose_deal, memory_needed
+from fmshards.stream.course.state import go_on
 from fmshards.stream.order import Part
-from fmshards.stream.state import go_on
+from fmshards.stream.order.deal import Deal, Job, Leg, choose_deal, memory_needed
 
 Ids = NDArray[np.int64]
 

@@ -1,18 +1,11 @@
 """From shards to batches: order -> fetch -> window of compressed rows -> batch -> decode and augment.
 
-order.py      which rows make which batch: pure functions of (legs, seed, epoch), laid out a stretch at a time
-runs.py       the rows that are dealt, end to end, of which lanes are cut
-lane.py       one lane, from any row on
-draws.py      the order's random numbers
-deal.py       what a deal is; choosing one (G, K, M) and stating its memory
-state.py      the state of a stream, and how an epoch goes on from it
-course.py     where a data set's iterations begin, over its epochs and the states that are loaded
-iteration.py  one process's batches of an epoch, with a state of its own
-misuse.py     who it is that iterates a data set, where that would end in wrong batches
-agree.py      whether all ranks were given the same state
-epoch.py      the epoch number, and where in it to begin, that all workers agree on
+order/        which rows make which batch: pure functions of (legs, seed, epoch)
+course/       epochs and states: where an iteration begins
 window.py     compressed rows in slots
 batch.py      gathered rows as a batch
+making.py     chunks through the window into batches
+misuse.py     who it is that iterates a data set, where that would end in wrong batches
 decode.py     FeatureDecoder: rows -> features, augmented
 dataset.py    FeatureDataset
 mix.py        FeatureMix: several sets by weight

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
@@ -19,13 +17,17 @@ from fmshards import store
 from fmshards.augment import Recipe
 from fmshards.errors import InputError, warn
 from fmshards.place import Place, check_place, current_place
-from fmshards.reader import PLAIN, Catalog, Combination, check_entries, open_catalog, read_ahead, read_calibrated
+from fmshards.reader import Catalog, Combination, check_entries, open_catalog, read_calibrated
 from fmshards.stream import arguments, order
-from fmshards.stream.agree import compare_states
 from fmshards.stream.arguments import dtype_of, field_names, flag, given_to, memory_bytes, whole, whole_or_none
-from fmshards.stream.batch import batch_of, chunk_columns, fresh_thetas
-from fmshards.stream.course import Course
-from fmshards.stream.deal import (
+from fmshards.stream.course.agree import compare_states
+from fmshards.stream.course.course import Course
+from fmshards.stream.course.epoch import Beginning, Position
+from fmshards.stream.course.iteration import Iteration
+from fmshards.stream.course.state import Subject
+from fmshards.stream.making import Maker, shown_of
+from fmshards.stream.misuse import called_by_torchdata, misuse, thinned_out
+from fmshards.stream.order.deal import (
     READ_AHEAD,
     Deal,
     Job,
@@ -35,10 +37,6 @@ from fmshards.stream.deal import (
     lane_slots,
     memory_needed,
 )
-from fmshards.stream.epoch import Beginning, Position
-from fmshards.stream.iteration import Iteration
-from fmshards.stream.misuse import called_by_torchdata, misuse, thinned_out
-from fmshards.stream.state import Subject
 from fmshards.stream.stats import CountedFetcher, Counters, TimedDecoder
 from fmshards.stream.window import Window
 
@@ -325,62 +323,8 @@ class FeatureDataset(IterableDataset[Batch]):
             window = Window(places, places)
             rows = position.rows + made * part.workers * self.batch_size * ranks
             stretches = order.evaluation(sizes, self.batch_size * ranks, part, rows)
-        yield from self._make(window, stretches, position.epoch, ahead)
-
-    def _make(self, window: Window, stretches: Iterator[order.Stretch], epoch: int, ahead: int) -> Iterator[Batch]:
-        watch = self.counters.watch()
-        stretches = watch.during("window_s", "store_s", stretches)
-        laid: deque[order.Stretch] = deque()
-        fetched = read_ahead(self._fetcher, self._wanted(stretches, laid, epoch), ahead)
-        layers = [layer.name for layer in self.catalog.layers]
-        parts = self.catalog.mirror_rows(self._shown)
-        thetas = fresh_thetas(self.catalog, self.seed, epoch) if self.augment else None
-        # The next chunk brings the stretch that it is for, if that is not laid out; at the end there is none.
-        with self._fetcher.told_if_slow():
-            first = next(fetched, None)
-        while first is not None or laid:
-            chunks = fetched if first is None else chain([first], fetched)
-            first = None
-            while laid:
-                stretch = laid.popleft()
-                done = 0
-                for i, need in enumerate([*stretch.need.tolist(), len(stretch.chunk)]):
-                    for f in range(done, need):
-                        chunk = next(chunks)
-                        watch.mark("store_s")
-                        self._fetcher.take_in(watch)
-                        watch.add("chunks", 1)
-                        rows = slice(stretch.start[f], stretch.start[f] + stretch.count[f])
-                        columns = chunk_columns(chunk, layers, parts, thetas)
-                        window.put(columns, stretch.row[rows], stretch.place[rows], chunk.where)
-                        del chunk, columns
-                        watch.mark("window_s")
-                    done = max(done, need)
-                    if i == len(stretch.batches):
-                        break
-                    valid = None if stretch.valid is None else stretch.valid[i]
-                    columns = window.take(stretch.emit[i])
-                    batch = batch_of(columns, valid)
-                    watch.mark("window_s")
-                    if self._decoder is not None:
-                        batch = self._decoder(batch)
-                        watch.decoded(self._decoder)
-                    watch.add("batches", 1)
-                    watch.add("samples", len(stretch.emit[i]))
-                    yield batch
-                    watch.mark("consumer_s")
-            first = next(fetched, None)
-
-    def _wanted(
-        self, stretches: Iterator[order.Stretch], laid: deque[order.Stretch], epoch: int
-    ) -> Iterator[tuple[int, Combination]]:
-        """The chunks of `stretches` and what each shows; a stretch is put into `laid` before its first chunk comes."""
-        shown = self.catalog.combinations
-        drawn = order.Combinations(len(shown), self.seed, epoch)
-        for stretch in stretches:
-            laid.append(stretch)
-            for chunk in stretch.chunk.tolist():
-                yield chunk, shown[drawn.of(chunk)] if self.augment else PLAIN
+        maker = Maker(self.catalog, self._fetcher, self._decoder, self.seed, self.augment)
+        yield from maker.batches(window, stretches, position.epoch, ahead, self.counters.watch())
 
     def _tell_of_dropped(self) -> None:
         if self.dropped > _MUCH * self.catalog.manifest.samples:
@@ -408,7 +352,7 @@ class FeatureDataset(IterableDataset[Batch]):
     @property
     def _shown(self) -> tuple[Combination, ...]:
         """What chunks can show."""
-        return self.catalog.combinations if self.augment else (PLAIN,)
+        return shown_of(self.catalog, self.augment)
 
     @property
     def _place(self) -> Place:

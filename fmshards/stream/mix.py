@@ -13,8 +13,8 @@ from torch.utils.data import IterableDataset
 
 from fmshards.errors import InputError, MismatchError
 from fmshards.stream.arguments import flag, memory_bytes, whole
+from fmshards.stream.course.epoch import Beginning
 from fmshards.stream.dataset import Batch, FeatureDataset
-from fmshards.stream.epoch import Beginning
 from fmshards.stream.misuse import misuse
 
 _KIND = "fmshards mix"

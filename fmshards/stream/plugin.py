@@ -20,8 +20,8 @@ from fmshards.reader import PLAIN, Fetcher, layer_names, open_catalog
 from fmshards.stream import order
 from fmshards.stream.arguments import dtype_of, field_names, flag, given_to, memory_bytes, whole
 from fmshards.stream.batch import KEYS, batch_of, chunk_columns, fresh_thetas
+from fmshards.stream.course.epoch import EpochCounter, Position
 from fmshards.stream.decode import FeatureDecoder
-from fmshards.stream.epoch import EpochCounter, Position
 from fmshards.stream.samples import check_chunk
 
 _AT_ONCE = 32

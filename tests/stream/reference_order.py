@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fmshards.stream.deal import Deal, Leg
+from fmshards.stream.order.deal import Deal, Leg
 
 Ints = NDArray[np.int64]
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fmshards.errors import InputError
-from fmshards.stream.epoch import EpochCounter, Position
+from fmshards.stream.course.epoch import EpochCounter, Position
 
 
 class Numbers(IterableDataset[tuple[int, int]]):

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fmshards.stream import order
-from fmshards.stream.deal import Deal, Leg, lane_slots
-from fmshards.stream.lane import left_of
 from fmshards.stream.order import Part
-from fmshards.stream.runs import whole_epoch
+from fmshards.stream.order.deal import Deal, Leg, lane_slots
+from fmshards.stream.order.lane import left_of
+from fmshards.stream.order.runs import whole_epoch
 from tests.stream.helpers import carry_out
 from tests.stream.reference_order import chunk_order, legs_laid_out, raw
 

@@ -17,8 +17,8 @@ from fmshards.codec import FeatureSpec, codec_for
 from fmshards.errors import InputError
 from fmshards.reader import Fetcher, open_catalog
 from fmshards.stream import FeatureDataset, FeatureDecoder, dataset, decode_chunks, loader, open_shards, order
-from fmshards.stream.deal import READ_AHEAD, Deal, Job, Leg, choose_deal, lane_slots, memory_needed
 from fmshards.stream.order import Part
+from fmshards.stream.order.deal import READ_AHEAD, Deal, Job, Leg, choose_deal, lane_slots, memory_needed
 from fmshards.stream.window import Window
 from tests.sets import BuiltSet, build_set
 from tests.stream.helpers import carry_out

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fmshards.stream import order
-from fmshards.stream.deal import READ_AHEAD, Deal, Job, Leg, evaluation_memory, lane_slots, order_memory
 from fmshards.stream.order import Part
-from fmshards.stream.runs import chunk_order
+from fmshards.stream.order.deal import READ_AHEAD, Deal, Job, Leg, evaluation_memory, lane_slots, order_memory
+from fmshards.stream.order.runs import chunk_order
 from tests.stream import reference_order
 from tests.stream.helpers import Carried, carry_out
 

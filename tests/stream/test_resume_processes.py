@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from fmshards.errors import FmshardsError, InputError, MismatchError
-from fmshards.stream import agree, loader
+from fmshards.stream import loader
+from fmshards.stream.course import agree
 from tests.sets import BuiltSet
 from tests.stream.helpers import error_of
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from fmshards.errors import InputError, MismatchError
 from fmshards.stream import FeatureDataset, loader, order
-from fmshards.stream.deal import Job, choose_deal, memory_needed
-from fmshards.stream.epoch import MOST_DEALS, Position
+from fmshards.stream.course.epoch import MOST_DEALS, Position
+from fmshards.stream.course.state import Subject, go_on, legs_of, position_after, position_of, state_of
 from fmshards.stream.order import Part
-from fmshards.stream.state import Subject, go_on, legs_of, position_after, position_of, state_of
+from fmshards.stream.order.deal import Job, choose_deal, memory_needed
 from tests.sets import BuiltSet, build_set
 from tests.stream.helpers import carry_out
 

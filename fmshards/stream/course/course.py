@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from fmshards.errors import InputError, warn
-from fmshards.stream.deal import Job, Leg
-from fmshards.stream.epoch import Beginning, EpochCounter, Position
-from fmshards.stream.state import Shape, Subject, go_on, legs_of, position_after, position_of, state_of
+from fmshards.stream.course.epoch import Beginning, EpochCounter, Position
+from fmshards.stream.course.state import Shape, Subject, go_on, legs_of, position_after, position_of, state_of
+from fmshards.stream.order.deal import Job, Leg
 
 
 class Course:

@@ -1,19 +1,4 @@
-"""Streaming order: pure functions of (legs, chunk sizes, seed, epoch), with no state but a batch number.
-
-B is the whole job's batch, n the chunk length. T = N // B batches are made; the fewer than B rows left over are
-dropped, other ones each epoch. There are G x K lanes: group g makes batches g, g + G, ... and each of its K lanes
-gives B / K rows to each of them. The chunks, permuted for the epoch and laid end to end, are cut at the lanes'
-lengths. Inside a lane the rows are sorted by position + U(0, M * n): a sliding window of M chunks with no bursts.
-
-Batch t is therefore the same whatever the number of ranks R (R divides K: a rank takes K / R lanes of each group)
-and of workers W (W divides G: worker w of a rank makes batches start + w, start + w + W, ...), and resuming at it is
-arithmetic. With other ranks, workers or batches what the deal has left, in its order, is dealt anew: an epoch has as
-many legs as it had deals.
-
-An epoch is never laid out whole. No row is further than M * n positions from its turn, so each lane is drawn and
-sorted piece by piece as its batches are made (lane.py); all that grows with the set is the permutation of its chunks
-(runs.py).
-"""
+"""Which rows make which batch: an epoch's legs laid out a stretch at a time, and an evaluation."""
 
 from __future__ import annotations
 
@@ -23,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fmshards.stream.deal import Leg
-from fmshards.stream.draws import AT_ONCE, generator
-from fmshards.stream.lane import Lane, Piece, left_of, sure_of
-from fmshards.stream.runs import Ints, Runs, whole_epoch
+from fmshards.stream.order.deal import Leg
+from fmshards.stream.order.draws import AT_ONCE, generator
+from fmshards.stream.order.lane import Lane, Piece, left_of, sure_of
+from fmshards.stream.order.runs import Ints, Runs, whole_epoch
 
 _TOGETHER = 256
 """Chunks whose combinations are drawn together."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from fmshards.errors import InputError, MismatchError
 from fmshards.stream.arguments import whole
-from fmshards.stream.deal import Deal, Job, Leg, choose_deal, memory_needed, workers_of
-from fmshards.stream.epoch import MOST_DEALS, Numbers, Position
+from fmshards.stream.course.epoch import MOST_DEALS, Numbers, Position
+from fmshards.stream.order.deal import Deal, Job, Leg, choose_deal, memory_needed, workers_of
 
 _KIND = "fmshards stream"
 _VERSION = 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fmshards.stream.draws import generator
+from fmshards.stream.order.draws import generator
 
 Ints = NDArray[np.int64]
 

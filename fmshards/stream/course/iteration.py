@@ -13,8 +13,8 @@ from torch.utils.data import get_worker_info
 
 from fmshards.errors import InputError, MismatchError
 from fmshards.stream.arguments import whole
-from fmshards.stream.course import Course
-from fmshards.stream.epoch import Beginning, Position
+from fmshards.stream.course.course import Course
+from fmshards.stream.course.epoch import Beginning, Position
 
 _OWN = ("made", "worker", "workers")
 """What a state has beside that of the iteration's beginning: batches that this process made, which one of how many."""

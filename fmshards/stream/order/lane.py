@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fmshards.stream.deal import Deal, LaneCut
-from fmshards.stream.draws import AT_ONCE, generator
-from fmshards.stream.runs import Ints, Runs
+from fmshards.stream.order.deal import Deal, LaneCut
+from fmshards.stream.order.draws import AT_ONCE, generator
+from fmshards.stream.order.runs import Ints, Runs
 
 
 @dataclass(frozen=True)
