@@ -57,7 +57,7 @@ class FeatureDataset(IterableDataset[Batch]):
     a layer or like one of these comes as `field.<name>`.
 
     batch_size: b, samples of one rank's batch. layers: names, None for all. fields: names of the stored fields to
-    decode and hand on, None for all, [] for none. train: epochs that differ, in the order of order.py, augmented
+    decode and hand on, None for all, [] for none. train: epochs that differ, in the order of `order/`, augmented
     unless `augment` is False. The fewer samples than a batch that are left over are dropped, other ones each epoch:
     `dropped` says how many, and where they are over a tenth of the set a warning does.
     train=False: the stored order, `base` only, every sample once. Of one rank the last batch is a short one. Of

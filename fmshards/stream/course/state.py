@@ -1,7 +1,7 @@
 """The state of a stream: what `state_dict` says, and what the next iteration makes of it.
 
 A state is small JSON: which set, seed and epoch, and the epoch's deals, each [B, G, K, M, t]: t batches of it were
-handed to the trainer. With the set's sizes that is all that the rest of the epoch follows from (order.py). Of an
+handed to the trainer. With the set's sizes that is all that the rest of the epoch follows from (`order/`). Of an
 evaluation it is the number of samples that were shown.
 """
 

@@ -23,7 +23,26 @@ draws.py     the order's random numbers
 
 from __future__ import annotations
 
-from fmshards.stream.order.batches import Combinations, Part, Stretch, evaluation, evaluation_places, training
+from fmshards.stream.order.batches import (
+    Combinations,
+    Part,
+    Stretch,
+    evaluation,
+    evaluation_places,
+    left_over,
+    training,
+)
 from fmshards.stream.order.deal import Deal, Job, Leg
 
-__all__ = ["Combinations", "Deal", "Job", "Leg", "Part", "Stretch", "evaluation", "evaluation_places", "training"]
+__all__ = [
+    "Combinations",
+    "Deal",
+    "Job",
+    "Leg",
+    "Part",
+    "Stretch",
+    "evaluation",
+    "evaluation_places",
+    "left_over",
+    "training",
+]
