@@ -27,6 +27,9 @@ from fmshards.shards.plan import Plan
 T = TypeVar("T")
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
+_READINGS = 3
+"""Of a file from a store, after the first one."""
+
 _SHARD = re.compile(r"\d{6,}\.tar")
 _CALIBRATION = re.compile(r"calibration-[0-9a-f]{16}\.safetensors")
 
@@ -71,7 +74,7 @@ def read_manifest(set_url: str) -> Manifest:
             )
         raise FormatError(f"no shard set here: neither plan.json nor manifest.json is at {set_url}; check the path")
     try:
-        return _sound(lambda: Manifest.from_bytes(store.read_small(url, limits.MANIFEST_BYTES), url))
+        return _sound(lambda: Manifest.from_bytes(_agreed(url, limits.MANIFEST_BYTES), url))
     except CorruptError as error:
         raise CorruptError(f"{error}; remove it and run the same extract, which makes it from the shards") from None
 
@@ -196,6 +199,19 @@ def read_calibration(set_url: str, plan: Plan) -> dict[str, np.ndarray]:
         return dict(load(data))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{url}: not a safetensors file: {error}") from None
+
+
+def _agreed(url: str, limit: int) -> bytes:
+    """A file whose numbers no checksum covers: of a store, what two readings in a row agree on, since a digit that
+    changed on its way would be believed. Raises CorruptError where none do."""
+    data = store.read_small(url, limit)
+    if store.is_local(url):
+        return data
+    for _ in range(_READINGS):
+        before, data = data, store.read_small(url, limit)
+        if before == data:
+            return data
+    raise CorruptError(f"{url}: read {1 + _READINGS} times, other bytes came each time; the way to the store is broken")
 
 
 def _sound(read: Callable[[], T]) -> T:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from fmshards.errors import CorruptError, MismatchError, StoreError
+from fmshards.errors import CorruptError, FormatError, MismatchError, StoreError
+from fmshards.shards import read_manifest
 from fmshards.stream import loader
 from tests.servers import BUCKET, S3
 from tests.sets import BuiltSet, build_set
@@ -73,6 +74,17 @@ def test_an_epoch_has_the_bytes_of_one_from_disk(s3: S3, built: BuiltSet, kinds:
     assert_same(found, expected)
     assert len(set(keys(found))) == len(keys(found)) == 128
     assert sum(fate != "" for fate in fates) > len(fates) / 10
+
+
+def test_a_digit_of_the_manifest_that_changed_on_its_way_is_not_believed(s3: S3, built: BuiltSet) -> None:
+    """Its entries, where indices lie among them, have no checksum of their own."""
+    expected = read_manifest(built.url)
+    for seed in range(100):
+        s3.faults(rate=1.0, kinds=["flip"], only="manifest", seed=seed)
+        assert read_manifest(URL) == expected
+    s3.faults(rate=1.0, kinds=["flip"], only="manifest", most=9)
+    with pytest.raises(FormatError, match=r"manifest\.json"):
+        read_manifest(URL)
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ WRONG: list[Any] = [
 # What each argument takes among those; it may say no for another reason, in words.
 TAKEN: dict[str, tuple[Any, ...]] = {
     "url": ("x",),
+    "log_every": (None,),
     "source": ("x",),
     "layers": (None, "x", {}, {"a": 1}),
     "fields": (None, "x", []),
