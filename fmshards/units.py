@@ -11,7 +11,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
-def parse_bytes(value: int | str, what: str = "memory") -> int:
+def parse_bytes(value: object, what: str = "memory") -> int:
     """Bytes from a number or from text such as "512MB", "1.5 GiB". Raises InputError that names `what`."""
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value

@@ -34,7 +34,7 @@ FOLDER = "FMSHARDS_CACHE_DIR"
 def missing() -> str | None:
     """Why kernels cannot be compiled here; None where they can."""
     try:
-        import numba  # noqa: F401
+        importlib.import_module("numba")
     except Exception as error:  # a numba that does not fit this numpy or Python raises what it likes
         return f"numba cannot be imported: {type(error).__name__}: {error}"
     return None

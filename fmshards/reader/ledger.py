@@ -34,6 +34,9 @@ class Ledger:
     """
 
     def __init__(self, entries: Iterable[dict[str, Any]] = ()) -> None:
+        self._open(entries)
+
+    def _open(self, entries: Iterable[dict[str, Any]]) -> None:
         # A spawn context's lock works in forked children too; the reverse does not hold.
         self._shared: Any = get_context("spawn").Array("c", _MOST * _BYTES)
         self.restore(entries)
@@ -100,7 +103,7 @@ class Ledger:
         if "shared" in state:
             self._shared = state["shared"]
         else:
-            self.__init__(state["entries"])  # type: ignore[misc]
+            self._open(state["entries"])
 
 
 def check_entries(entries: Any) -> None:

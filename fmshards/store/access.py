@@ -72,5 +72,5 @@ def access_of(cache: object, cache_limit: object, patience: object) -> Access:
             os.makedirs(local_path(folder), exist_ok=True)
         except OSError as error:
             raise InputError(f"cache={folder}: it cannot be used: {error.strerror or error}") from None
-    limit = Access.cache_limit if cache_limit is None else parse_bytes(cache_limit, "cache_limit")  # type: ignore[arg-type]
+    limit = Access.cache_limit if cache_limit is None else parse_bytes(cache_limit, "cache_limit")
     return Access(None if folder is None else os.path.abspath(local_path(folder)), limit, float(seconds))

@@ -63,8 +63,7 @@ class Counters:
     """The counters of a data set, shared by its workers and the process that made it."""
 
     def __init__(self) -> None:
-        # A spawn context's array is there in forked children too; the reverse does not hold.
-        self._shared: Any = get_context("spawn").RawArray("d", _SLOTS * len(_AT))
+        self._shared: Any = _array()
 
     def total(self) -> dict[str, float]:
         """Every counter's sum over the slots; whole numbers as int."""
@@ -84,8 +83,12 @@ class Counters:
         return {"shared": self._shared} if get_spawning_popen() is not None else {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]
-        self._shared = state.get("shared", self._shared)
+        self._shared = state["shared"] if "shared" in state else _array()
+
+
+def _array() -> Any:
+    # A spawn context's array is there in forked children too; the reverse does not hold.
+    return get_context("spawn").RawArray("d", _SLOTS * len(_AT))
 
 
 class Watch:

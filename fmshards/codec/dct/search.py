@@ -6,6 +6,7 @@ Integers decide, so that every engine writes the same bytes. cpu/encode.py has t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def find_step(
     while good - bad > 1:
         step = (bad + good) // 2
         if tries < TRIES:
-            step = min(_bisect(left, right, lambda step, most=most: part(step) <= most), good - 1)  # type: ignore[misc]
+            step = min(_bisect(left, right, partial(_fits, part, most)), good - 1)
         tries += 1
         size = whole(step)
         if size > room:
@@ -54,6 +55,10 @@ def find_step(
 def part_of(count: int) -> int:
     """How many of so many blocks are in the part."""
     return count if count < SAMPLED else count // 128 * 16
+
+
+def _fits(part: Callable[[int], int], most: int, step: int) -> bool:
+    return part(step) <= most
 
 
 def _bisect(low: int, high: int, fits: Callable[[int], bool]) -> int:
