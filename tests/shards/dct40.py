@@ -34,8 +34,9 @@ def features(codec, rows):  # uint8 [n, row_bytes] -> float32 [n, values]: "dct"
     cut = {n: [4] * (-(-n // 4) - -n % 4) + [3] * (-n % 4) if n != 5 else [3, 2] for n in (h, w)}
     grid = [(ch, y, x, q, r) for ch in range(c) for y, q in starts(cut[h]) for x, r in starts(cut[w])]
     grid, runs = (grid, spec["class_tokens"] * c) if min(h, w) >= 3 else ([], math.prod(shape))
-    blocks, plain = len(grid) + -(-runs // 16), (1 if grid else 16) if codec["nonnegative"] else 0
+    blocks, signed = len(grid) + -(-runs // 16), any(codec["offsets"]) or not codec["nonnegative"]
     out, segments = np.zeros((len(rows), math.prod(shape)), f4), -(-blocks // 512)
+    plain = 0 if signed else 1 if grid else 16
     for row, sample in zip(rows, out, strict=True):
         words, found, begin = row[: 2 + 2 * segments].view("<u2").tolist(), np.zeros((blocks, 16), f4), 2 + 2 * segments
         octave, part = divmod(min(words[0], 6688), 32)

@@ -108,3 +108,18 @@ def test_it_decodes_every_kind_and_rate(spec: FeatureSpec, rate: Any, filter: st
     rows = codec.encode(x)
     found = reader40.decode(codec.config(), codec.member(rows), n)
     assert np.array_equal(found, codec.decode(rows).numpy())
+
+
+@pytest.mark.parametrize("spec", [FeatureSpec("vector", (143,)), FeatureSpec("tokens", (50, 16), (7, 7), 1)], ids=str)
+def test_dct_of_values_above_zero_about_offsets(spec: FeatureSpec) -> None:
+    """Signs are left out where values are above zero, unless levels are about an offset: then they fall below it."""
+    signs = set()
+    for seed in range(40):
+        x = features(2, spec.shape, seed)
+        fitted = sample_for("dct0.3", spec, "auto", 2)
+        fitted.add(x)
+        codec = fit("dct0.3", spec, fitted, None, None)
+        config, rows = codec.config(), codec.encode(x)
+        signs.add((config["nonnegative"], any(config["offsets"])))
+        assert np.array_equal(reader40.decode(config, codec.member(rows), 2), codec.decode(rows).numpy())
+    assert {(True, True), (True, False)} <= signs
