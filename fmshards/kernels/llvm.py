@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from fmshards.kernels import jit
 
 I32 = ir.IntType(32)
 
@@ -25,6 +28,12 @@ def _pointer(typing: Any, address: Any) -> Any:
 
 pointer: Callable[[int], Any] = intrinsic(_pointer)
 """An address as a pointer, for numba's `carray`."""
+
+
+@jit.inner
+def address(array: Any) -> Any:
+    """Where an array's values begin, int64."""
+    return np.int64(array.ctypes.data)
 
 
 def load(builder: Any, address: Any, kind: Any) -> Any:

@@ -13,11 +13,12 @@ import numpy as np
 from fmshards.codec.base import Bytes
 from fmshards.codec.dct.blocks import CELLS, SEGMENT, STEPS, Blocks, steps
 from fmshards.codec.dct.cpu.inverse import get, likely, put
-from fmshards.codec.dct.cpu.lay import address, lay, lay_runs, sides_of
+from fmshards.codec.dct.cpu.lay import lay, lay_runs, sides_of
 from fmshards.codec.dct.events import ESCAPED, EXTRA, SKIPS, STARTS, STATES, WINDOW
 from fmshards.codec.dct.tables import Arrays
 from fmshards.kernels import jit
 from fmshards.kernels.bits import load8, load32, load64, shr
+from fmshards.kernels.llvm import address
 
 if TYPE_CHECKING:
     import torch

@@ -13,13 +13,13 @@ from numba import carray
 from fmshards.codec.base import Bytes, Floats
 from fmshards.codec.dct.blocks import SEGMENT, STEPS, Blocks, steps
 from fmshards.codec.dct.cpu.matrices import matrices
-from fmshards.codec.dct.cpu.segment import address, count_bits, write_bits
+from fmshards.codec.dct.cpu.segment import count_bits, write_bits
 from fmshards.codec.dct.cpu.vectors import forward, largest
 from fmshards.codec.dct.events import BASE, EXTRA, LARGEST, SKIPS, class_of
 from fmshards.codec.dct.search import DEADZONE, NEAR, SAMPLED, SPARE, TRIES
 from fmshards.codec.dct.tables import Arrays
 from fmshards.kernels import jit
-from fmshards.kernels.llvm import pointer
+from fmshards.kernels.llvm import address, pointer
 
 _KNOWN = class_of(np.arange(64)).astype(np.uint8)  # of small magnitudes
 _SKIPS = np.array(SKIPS)

@@ -12,7 +12,7 @@ from numba import carray
 from fmshards.codec.dct.blocks import Blocks
 from fmshards.codec.dct.cpu.inverse import HEIGHTS, WIDTHS, inverse, way
 from fmshards.kernels import jit
-from fmshards.kernels.llvm import pointer
+from fmshards.kernels.llvm import address, pointer
 
 Ints = npt.NDArray[np.int64]
 
@@ -30,11 +30,6 @@ def sides_of(blocks: Blocks) -> tuple[Ints, Ints, Ints]:
         first += width
     sides = np.array(blocks.rows, np.int64), np.array(widths, np.int64)
     return *sides, np.array(found, np.int64).reshape(-1, 3)
-
-
-@jit.inner
-def address(array: Any) -> Any:
-    return np.int64(array.ctypes.data)
 
 
 @jit.inner

@@ -14,13 +14,9 @@ from fmshards.codec.dct.events import LARGEST, STARTS
 from fmshards.codec.dct.search import DEADZONE
 from fmshards.kernels import jit
 from fmshards.kernels.bits import count_leading_zeros, count_trailing_zeros, load8, load32, store64
+from fmshards.kernels.llvm import address
 
 _HALF, _MOST, _ONE = np.float32(DEADZONE), np.float32(LARGEST), np.float32(1)
-
-
-@jit.inner
-def address(array: Any) -> Any:
-    return np.int64(array.ctypes.data)
 
 
 @jit.inner

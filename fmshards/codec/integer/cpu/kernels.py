@@ -13,14 +13,9 @@ from numba import carray
 
 from fmshards.codec.integer.cpu.vectors import LANES, extremes, measure, pack, to_unit, unpack, unpack_turned
 from fmshards.kernels import jit
-from fmshards.kernels.llvm import pointer
+from fmshards.kernels.llvm import address, pointer
 
 _PART = 512  # places whose sums are added up in float32; more in float64
-
-
-@jit.inner
-def _address(array: Any) -> Any:
-    return np.int64(array.ctypes.data)
 
 
 @jit.inner
@@ -58,7 +53,7 @@ def _unpack_run(
         bytes_ = carray(pointer(source), (have,), np.uint8)
         for j in range(have):
             spare[j] = bytes_[j]
-        unpack(_address(spare), bits, scale, offset, _address(values))
+        unpack(address(spare), bits, scale, offset, address(values))
         some = min(left, 8)
         out = carray(pointer(target), (some,), np.float32)
         for j in range(some):
@@ -93,7 +88,7 @@ def decode(
     steps = np.empty(2 * runs if stored else 0, np.float32)
     words = steps.view(np.uint32)
     line = np.empty(LANES, np.float32)
-    at_line, reach = _address(line), (bits >> 1) + 4
+    at_line, reach = address(line), (bits >> 1) + 4
     for sample in range(n):
         row = rows + sample * row_stride
         if stored:
@@ -125,8 +120,8 @@ def decode(
                         at + run * run_bytes,
                         run_bytes,
                         bits,
-                        _address(scale) + steps_at,
-                        _address(offset) + steps_at,
+                        address(scale) + steps_at,
+                        address(offset) + steps_at,
                         target,
                         4 * by_value,
                     )
@@ -157,7 +152,7 @@ def decode_each(
     spare = np.zeros(16, np.uint8)
     values = np.empty(LANES, np.float32)
     codes = np.empty(length, np.float32)
-    at_codes = _address(codes)
+    at_codes = address(codes)
     for sample in range(n):
         row = rows + sample * row_stride
         end = at_codes + 4 * length
@@ -225,12 +220,11 @@ def _fit(
 ) -> None:
     """scale, offset float32 [8] of a tile of x [length, 8], which becomes y; `how` what codes of y are made with."""
     top = np.float32((1 << bits) - 1)
-    address = _address(tile)
-    at_how, at_part = _address(how), _address(part)
+    at, at_how, at_part = address(tile), address(how), address(part)
     start = np.empty(LANES, np.float32)
     reach = np.empty(LANES, np.float64)
     fixed = np.empty(LANES, np.bool_)
-    extremes(address, length, at_part)
+    extremes(at, length, at_part)
     least_most = part[:2].copy()
     for k in range(LANES):
         low, high = part[0, k], part[1, k]
@@ -246,7 +240,7 @@ def _fit(
     total = np.zeros((5, LANES))
     place = 0
     while place < length:
-        to_unit(address + 32 * place, min(_PART, length - place), at_how, at_part)
+        to_unit(at + 32 * place, min(_PART, length - place), at_how, at_part)
         total[4] += part[0]
         place += _PART
     best = np.full(LANES, np.inf)
@@ -270,7 +264,7 @@ def _fit(
             total[:4] = 0
             place = 0
             while place < length:
-                measure(address + 32 * place, min(_PART, length - place), at_how, top, at_part)
+                measure(at + 32 * place, min(_PART, length - place), at_how, top, at_part)
                 total[:4] += part
                 place += _PART
             for k in range(LANES):
@@ -364,7 +358,7 @@ def encode(
                 out[sample, 2 * (runs + run)] = np.uint8(word[0] >> np.uint32(16))
                 out[sample, 2 * (runs + run) + 1] = np.uint8(word[0] >> np.uint32(24))
         for group in range(groups):
-            pack(_address(tile) + 8 * 32 * group, _address(how), top, bits, _address(words))
+            pack(address(tile) + 8 * 32 * group, address(how), top, bits, address(words))
             for k in range(lanes):
                 sample, run = (first + k) // runs, (first + k) % runs
                 data = words[k] & last if group == groups - 1 else words[k]
