@@ -32,6 +32,7 @@ from fmshards.shards import (
     Manifest,
     ShardIndex,
     check_index,
+    expect_chunk,
     read_chunk,
     read_index,
     was_replaced,
@@ -103,6 +104,16 @@ class Fetcher:
             self.ledger.add(self.catalog, chunk, str(error))
             tally.count("quarantined")
             return self._stand_in(chunk, shown, error)
+
+    def expect(self, chunk: int, shown: Combination = PLAIN) -> None:
+        """Have the system read a chunk of local files meanwhile; what is wrong with it `fetch` says."""
+        shard, number = self.catalog.place(chunk)
+        with suppress(FmshardsError):
+            for layer in self.catalog.layers:
+                members = [stream.member for stream in self.catalog.streams(layer, shown)]
+                expect_chunk(
+                    self.catalog.layer_url(layer, shard), self._index(layer, shard), number, members, self._source
+                )
 
     def _verified(self, chunk: int, shown: Combination) -> Fetched:
         shard, number = self.catalog.place(chunk)
@@ -258,10 +269,25 @@ class _Packed(Sequence[ChunkIndex]):
 
 def read_ahead(fetcher: Fetcher, wanted: Iterator[tuple[int, Combination]], ahead: int) -> Iterator[Fetched]:
     """Fetch the wanted chunks in order, `ahead` of them while the caller works; 0 reads each when it is asked for."""
-    if ahead < 1:
-        for chunk, shown in wanted:
-            yield fetcher.fetch(chunk, shown)
-        return
+    local = store.is_local(fetcher.catalog.url)
+    return (_read_by_the_system if local else _read_by_threads)(fetcher, wanted, ahead)
+
+
+def _read_by_the_system(fetcher: Fetcher, wanted: Iterator[tuple[int, Combination]], ahead: int) -> Iterator[Fetched]:
+    # No threads of our own: they would take turns with the caller in running Python, and leave rows in another core's
+    # cache.
+    expected: deque[tuple[int, Combination]] = deque()
+    for chunk, shown in wanted:
+        if ahead:
+            fetcher.expect(chunk, shown)
+        expected.append((chunk, shown))
+        if len(expected) > ahead:
+            yield fetcher.fetch(*expected.popleft())
+    while expected:
+        yield fetcher.fetch(*expected.popleft())
+
+
+def _read_by_threads(fetcher: Fetcher, wanted: Iterator[tuple[int, Combination]], ahead: int) -> Iterator[Fetched]:
     pending: deque[Future[Fetched]] = deque()
     stop = threading.Event()
 
@@ -269,7 +295,7 @@ def read_ahead(fetcher: Fetcher, wanted: Iterator[tuple[int, Combination]], ahea
         with store.until(stop):
             return fetcher.fetch(chunk, shown)
 
-    pool = ThreadPoolExecutor(ahead, thread_name_prefix="fmshards-fetch")
+    pool = ThreadPoolExecutor(max(ahead, 1), thread_name_prefix="fmshards-fetch")
     try:
         for chunk, shown in wanted:
             pending.append(pool.submit(fetch, chunk, shown))

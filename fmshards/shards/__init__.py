@@ -20,7 +20,7 @@ tar.py, envelope.py, jsonio.py   USTAR headers, msgpack with a checksum, strict 
 
 from __future__ import annotations
 
-from fmshards.shards.chunk import Chunk, chunk_from_members, read_chunk
+from fmshards.shards.chunk import Chunk, chunk_from_members, expect_chunk, read_chunk
 from fmshards.shards.differences import plan_differences
 from fmshards.shards.fields import (
     Kinds,
@@ -98,6 +98,7 @@ __all__ = [
     "make_manifest",
     "plan_differences",
     "read_calibration",
+    "expect_chunk",
     "read_chunk",
     "read_index",
     "read_manifest",

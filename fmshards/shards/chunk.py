@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,7 +59,21 @@ def read_chunk(
     return _chunk(meta, {name: data[name] for name in members})
 
 
+def expect_chunk(url: str, index: ShardIndex, j: int, members: Sequence[str], source: store.Backend) -> None:
+    """Tell the backend that `read_chunk` of these members comes soon."""
+    place = index.chunks[j]
+    source.expect(url, [(start, end) for start, end, _ in _spans(url, place, {META, *members} & set(place.members))])
+
+
 def _fetch(url: str, place: ChunkIndex, wanted: Sequence[str], source: store.Backend) -> dict[str, bytes]:
+    out: dict[str, bytes] = {}
+    for start, end, names in _spans(url, place, wanted):
+        out |= source.checked(url, start, end - start, partial(_apart, url, place, start, names))
+    return out
+
+
+def _spans(url: str, place: ChunkIndex, wanted: Collection[str]) -> list[tuple[int, int, list[str]]]:
+    """The byte ranges, from one to another, in which members are read, and the members of each."""
     # A local file is read member by member: a read costs less there than cutting one apart, which copies.
     gap = -1 if store.is_local(url) else _GAP
     spans: list[tuple[int, int, list[str]]] = []
@@ -70,10 +84,7 @@ def _fetch(url: str, place: ChunkIndex, wanted: Sequence[str], source: store.Bac
             spans.append((start, offset + length, [*names, name]))
         else:
             spans.append((offset, offset + length, [name]))
-    out: dict[str, bytes] = {}
-    for start, end, names in spans:
-        out |= source.checked(url, start, end - start, partial(_apart, url, place, start, names))
-    return out
+    return spans
 
 
 def _apart(url: str, place: ChunkIndex, start: int, names: Sequence[str], data: bytes) -> dict[str, bytes]:

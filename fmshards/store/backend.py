@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeVar
@@ -45,6 +45,11 @@ class Backend(Protocol):
     def refresh(self, url: str, start: int = 0, length: int | None = None) -> bytes:
         """As `read`, past whatever has been kept of these bytes, which is replaced: they turned out to be wrong."""
         return self.read(url, start, length)
+
+    def expect(self, url: str, spans: Sequence[tuple[int, int]]) -> None:
+        """The bytes of each span, from one to another, are to be read soon; whoever can has them fetched meanwhile,
+        without waiting. Raises nothing: what is wrong, the read says."""
+        return
 
     def checked(self, url: str, start: int, length: int, check: Callable[[bytes], T]) -> T:
         """What `check` makes of these bytes. Where it raises a CorruptError they are read once more, since they may
@@ -100,6 +105,9 @@ class Passing(Backend):
 
     def refresh(self, url: str, start: int = 0, length: int | None = None) -> bytes:
         return self._inner.refresh(url, start, length)
+
+    def expect(self, url: str, spans: Sequence[tuple[int, int]]) -> None:
+        self._inner.expect(url, spans)
 
     def open_stream(self, url: str) -> BinaryIO:
         return self._inner.open_stream(url)

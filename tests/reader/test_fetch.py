@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fmshards import store
 from fmshards.codec import FeatureSpec
 from fmshards.errors import CorruptError, InputError, MismatchError, StoreError
 from fmshards.reader import PLAIN, Combination, Fetcher, fetch, open_catalog, read_ahead
@@ -85,6 +88,44 @@ def test_chunks_come_in_the_order_asked_for(built: BuiltSet, ahead: int) -> None
     first = next(fetched)
     assert len(asked) == ahead + 1
     assert [first.first, *(chunk.first for chunk in fetched)] == [9 + 0, 0, 13, 0, 4]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_local_bytes_are_expected_before_they_are_read(built: BuiltSet, ahead: int) -> None:
+    """The system reads them meanwhile, and no thread of ours takes turns with the caller."""
+    asked: list[tuple[str, str, int, int]] = []
+
+    class Noting(store.Passing):
+        def expect(self, url: str, spans: Sequence[tuple[int, int]]) -> None:
+            asked.extend(("expect", url, start, end) for start, end in spans)
+            super().expect(url, spans)
+
+        def read(self, url: str, start: int = 0, length: int | None = None) -> bytes:
+            if length is not None:
+                asked.append(("read", url, start, start + length))
+            return super().read(url, start, length)
+
+    catalog = open_catalog(built.url)
+    order = [0, 3, 1, 4, 2]
+    for chunk in range(catalog.chunks):
+        Fetcher(catalog).fetch(chunk)
+    with store.wrapped(Noting):
+        fetcher = Fetcher(catalog)
+        for chunk in order:
+            fetcher.fetch(chunk)  # indices are kept from here on
+        before = threading.active_count()
+        asked.clear()
+        for _ in read_ahead(fetcher, ((chunk, PLAIN) for chunk in order), ahead):
+            assert threading.active_count() == before
+    reads = [what for what in asked if what[0] == "read"]
+    assert len(reads) >= 2 * len(order)
+    if not ahead:
+        assert reads == asked
+        return
+    for what in reads:
+        assert ("expect", *what[1:]) in asked[: asked.index(what)]
+    first = asked.index(reads[0])
+    assert len(set(asked[:first])) == (1 + ahead) * len(reads) // len(order)
 
 
 def test_an_error_ends_reading_ahead(tmp_path: Path) -> None:
