@@ -15,10 +15,14 @@ from typing import ParamSpec
 
 P = ParamSpec("P")
 
+ODD = ("retries", "stragglers", "cache_hits", "quarantined")
+"""Of FETCHED, what a person is told of where there is any."""
+
 FETCHED = {
     "requests": "reads that were asked of the store",
     "bytes": "bytes that they brought",
     "retries": "requests that failed and were made again",
+    "stragglers": "answers that were far later than others, and were asked for again",
     "cache_hits": "requests that the local cache answered",
     "quarantined": "chunks that stayed bad, and were left out",
     "fetch_s": "seconds in requests, of all threads",

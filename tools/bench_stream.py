@@ -29,7 +29,7 @@ import sysconfig
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ import torch
 from measure import PREPROCESS, RESNET20, ROOT, TRAIN, machine, results, write_page
 from stream_page import Figures, chart, page
 from stream_peers import BATCH, folder_of, side_of, sides
+from stream_store import served
 
 import fmshards
 
@@ -210,7 +211,7 @@ def _decibels(name: str, copy: Path, x: np.ndarray, processes: dict[str, Process
 def one_round(turn: int, figures: Figures, scratch: Path, processes: dict[str, Process]) -> None:
     """Every side at every link with every number of workers, once."""
     for link in figures.links:
-        with _store(scratch / "copies", link) as endpoint:
+        with nullcontext() if link == LOCAL else served(scratch / "copies", link) as endpoint:
             for workers in figures.workers_at(link):
                 for name in figures.sides:
                     found = _figure(name, endpoint, workers, turn == 0, scratch, processes)
@@ -251,20 +252,6 @@ def _short(found: dict[str, Any]) -> str:
     if "error" in found:
         return "failed: " + found["error"].splitlines()[-1][:200]
     return f"{found['samples'] / found['seconds']:,.0f}/s, CPU {1e6 * found['cpu'] / found['samples']:.0f} us a sample"
-
-
-@contextmanager
-def _store(folder: Path, link: float) -> Iterator[str | None]:
-    """The endpoint of a store of `folder` behind a link of so many MB/s; None where it is the local disk."""
-    if link == LOCAL:
-        yield None
-        return
-    command = [sys.executable, str(ROOT / "tools" / "stream_store.py"), str(folder), str(link)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-        server.stdin.close()
 
 
 # The peers' processes.

@@ -1,17 +1,22 @@
 """A store behind a link of so many MB a second: byte ranges over HTTP, and as much of S3 as readers need.
 
-    python tools/stream_store.py FOLDER MB_A_SECOND   # prints its port; serves until its input ends
+    python tools/stream_store.py FOLDER MB_A_SECOND [LATE SECONDS]   # prints its port; serves until its input ends
 
-One token bucket stands for the link: all connections share it. Nothing is added to the time to the first byte. Objects
-are files of FOLDER, their URL is http://127.0.0.1:PORT/NAME, and for S3 the first part of the path is the bucket.
+One token bucket stands for the link: all connections share it. Nothing is added to the time to the first byte, but that
+of the requests for a range a share LATE, drawn by one seed, is answered after so many SECONDS. Objects are files of
+FOLDER, their URL is http://127.0.0.1:PORT/NAME, and for S3 the first part of the path is the bucket.
 GET, HEAD, ranges, listings (ListObjectsV2); no signature is looked at.
 """
 
 from __future__ import annotations
 
+import random
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -45,6 +50,9 @@ class Handler(BaseHTTPRequestHandler):
     folder: ClassVar[Path]
     link: ClassVar[Link]
     piece: ClassVar[int]
+    late: ClassVar[float]
+    seconds: ClassVar[float]
+    chance: ClassVar[random.Random] = random.Random(0)
 
     def do_HEAD(self) -> None:
         self._serve(body=False)
@@ -64,6 +72,8 @@ class Handler(BaseHTTPRequestHandler):
         size = path.stat().st_size
         first, last = 0, size - 1
         asked = self.headers.get("Range", "")
+        if body and asked and self.chance.random() < self.late:
+            time.sleep(self.seconds)
         if asked.startswith("bytes="):
             low, _, high = asked[6:].partition("-")
             first = int(low) if low else size - int(high)
@@ -123,8 +133,20 @@ class Server(ThreadingHTTPServer):
         """A reader that hangs up is its own affair."""
 
 
-def main(folder: str, rate: str) -> None:
+@contextmanager
+def served(folder: Path, rate: float, late: float = 0.0, seconds: float = 0.0) -> Iterator[str]:
+    """The endpoint of such a store in a process of its own."""
+    command = [sys.executable, __file__, str(folder), *map(str, (rate, late, seconds))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        server.stdin.close()
+
+
+def main(folder: str, rate: str, late: str = "0", seconds: str = "0") -> None:
     Handler.folder, Handler.link = Path(folder), Link(float(rate) * 1e6)
+    Handler.late, Handler.seconds = float(late), float(seconds)
     Handler.piece = max(1 << 16, min(1 << 20, int(float(rate) * 1e6 * 0.002)))
     server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fmshards.cli.options import json_option, print_json, table
+from fmshards.tally import ODD
 from fmshards.units import bytes_text
 
 
@@ -68,4 +69,4 @@ def command(
 
 def _odd(stats: dict[str, Any]) -> list[str]:
     """What a store did that it need not have done."""
-    return [f"{name}: {stats[name]:.0f}" for name in ("retries", "cache_hits", "quarantined") if stats[name]]
+    return [f"{name}: {stats[name]:.0f}" for name in ODD if stats[name]]

@@ -13,6 +13,7 @@ Who streams a set opens an `Access`: Cached(Retrying(Objects)), a backend of whi
     remote.py    everything else, through fsspec
     objects.py   ranges of objects, through obstore
     clients.py   obstore's clients, and where there are none
+    haste.py     how long a single answer may take
     retry.py     asking again, for a while
     cache.py     ranges kept on a local disk
     access.py    what a set is streamed through

@@ -14,6 +14,7 @@ from fmshards.errors import CorruptError, MismatchError, StoreError, TransientEr
 from fmshards.store.backend import Backend, Info, Passing
 from fmshards.store.clients import client_of
 from fmshards.store.guard import is_busy
+from fmshards.store.haste import Haste
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _REASON = re.compile(r'message: "([^"]*)"|((?:failed to lookup|invalid peer certificate)[^"\n]*)|(TimedOut)')
@@ -25,14 +26,14 @@ _PART = 1 << 20
 class Objects(Passing):
     """Reads through obstore where that serves a URL, everything else through `other`.
 
-    stall: seconds after which an answer, or its next byte, is waited for no longer. An object's mark is remembered when
-    it is first seen: one that is written anew later is a MismatchError, never a mixture. So an Objects lives as long as
-    what is read is to stay the same.
+    stall: seconds after which an answer, or its next byte, is waited for no longer; the first try of a read waits less
+    (Haste). An object's mark is remembered when it is first seen: one that is written anew later is a MismatchError,
+    never a mixture. So an Objects lives as long as what is read is to stay the same.
     """
 
     def __init__(self, other: Backend, stall: float) -> None:
         super().__init__(other)
-        self._stall = stall
+        self._stall, self._haste = stall, Haste(stall)
         self._marks: dict[str, str] = {}
 
     def info(self, url: str) -> Info | None:
@@ -54,7 +55,8 @@ class Objects(Passing):
     refresh = read
 
     def parts(self, url: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        found = client_of(url, self._stall) if length != 0 else None
+        wait = self._haste.wait(url, start)
+        found = client_of(url, wait) if length != 0 else None
         if found is None:
             yield from self._inner.parts(url, start, length)
             return
@@ -63,6 +65,9 @@ class Objects(Passing):
         try:
             answer = client.get(path, options=options if start or length is not None else None)
         except Exception as error:
+            if _timed_out(error):
+                self._haste.gave_up(url, start, wait)
+                raise _ours(error, "read", url) from None
             raise self._short(client, path, url, start) or _ours(error, "read", url) from None
         self._same(url, answer.meta)
         size, (first, end) = int(answer.meta["size"]), answer.range
@@ -74,6 +79,8 @@ class Objects(Passing):
                 reached += len(part)
                 yield bytes(part)
         except Exception as error:
+            if _timed_out(error):
+                self._haste.gave_up(url, reached, wait)
             raise _ours(error, "read", url) from None
         if reached != end:
             raise TransientError(f"cannot read {url}: {end - start} bytes from {start} were asked for, fewer came")
@@ -101,6 +108,10 @@ class Objects(Passing):
         except Exception:
             return None
         return None if start < size else CorruptError(f"{url}: expected bytes from {start}, found only {size} bytes")
+
+
+def _timed_out(error: Exception) -> bool:
+    return "TimedOut" in str(error)
 
 
 def _ours(error: Exception, action: str, url: str) -> Exception:

@@ -116,7 +116,7 @@ class FeatureLoader(DataLoader[Batch]):
     def stats(self) -> dict[str, float]:
         """What was counted since the loader was made, in this rank, over its workers and epochs.
 
-        `batches`, `samples`, `chunks`; `requests`, `bytes`, `retries`, `cache_hits`, `quarantined`: what
+        `batches`, `samples`, `chunks`; `requests`, `bytes`, `retries`, `stragglers`, `cache_hits`, `quarantined`: what
         fetching did. Seconds that workers spent, one thing at a time: `store_s` waiting for a chunk, `window_s` on
         order and window, `decode_s`, `augment_s`, `consumer_s` handing batches over and waiting for whoever takes them.
         `fetch_s` and `verify_s` are those of threads beside them: in requests, and in checksums, metas and filters.

@@ -217,7 +217,7 @@ def stats_text(stats: Mapping[str, float], seconds: float) -> str:
     """Counters in one line for a log; `seconds`: how long they were counted for."""
     busy = sum(stats[stage] for stage in STAGES) or 1.0
     shares = ", ".join(f"{name.removesuffix('_s')} {100 * stats[name] / busy:.0f}%" for name in STAGES)
-    odd = [f"{stats[name]:.0f} {name}" for name in ("retries", "cache_hits", "quarantined") if stats[name]]
+    odd = [f"{stats[name]:.0f} {name}" for name in tally.ODD if stats[name]]
     return (
         f"{stats['samples']:.0f} samples in {time_text(seconds)}, {stats['samples'] / seconds:,.0f}/s, "
         f"{bytes_text(stats['bytes'])}; workers: {shares}; " + ", ".join([*odd, f"waited {stats['loader_s']:.1f} s"])

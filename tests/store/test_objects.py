@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from fmshards import store
+from fmshards import store, tally
 from fmshards.errors import CorruptError, FmshardsError, InputError, MismatchError, StoreError, TransientError
 from fmshards.store import clients
+from fmshards.store.haste import Haste
 from fmshards.store.objects import Objects
 from fmshards.store.remote import REMOTE
+from fmshards.store.retry import Retrying
 from tests.servers import BUCKET, S3
 
 DATA = bytes(range(256)) * 5000
@@ -73,6 +75,36 @@ def test_what_is_broken_may_pass(urls: dict[str, str], s3: S3, kind: str) -> Non
     s3.faults(rate=1, kinds=[kind], most=100, stall=3)
     with pytest.raises(TransientError):
         Objects(REMOTE, 1).read(urls["s3"], 0, 1_000_000)
+
+
+@pytest.mark.parametrize("kind", ["stall", "stall_body"])
+def test_a_straggler_is_asked_for_again_early(urls: dict[str, str], s3: S3, kind: str) -> None:
+    """The store would be waited for 30 s; the request that is made again is answered at once."""
+    s3.faults(rate=1, kinds=[kind], most=1, stall=25, only="x.tar")
+    backend = Retrying(Objects(REMOTE, 30), 60)
+    with tally.tallied() as found:
+        assert backend.read(urls["s3"], 7, 1_000_000) == DATA[7:1_000_007]
+    assert found["stragglers"] == found["retries"] == 1
+    assert [fate for asked, fate in s3.log() if "x.tar" in asked] == [kind, ""]
+
+
+def test_of_a_slow_store_no_answer_is_a_straggler() -> None:
+    haste = Haste(30)
+    waits = []
+    for start in range(100):  # each answer takes 5 s
+        waits.append(haste.wait("s3://b/x", start))
+        wait = waits[-1]
+        while wait < 5:
+            haste.gave_up("s3://b/x", start, wait)
+            before, wait = wait, haste.wait("s3://b/x", start)
+            assert wait == 2 * before
+    assert waits[0] < 5 < waits[-1] < 30
+    assert sum(wait < 5 for wait in waits) < 10
+    waits = [haste.wait("s3://b/x", start) for start in range(1000)]
+    assert len(set(waits)) == 1
+    for start in range(0, 1000, 100):  # one in a hundred is
+        haste.gave_up("s3://b/x", start, waits[0])
+    assert haste.wait("s3://b/x", 5000) == waits[0]
 
 
 def test_urls_that_clients_read_differently_are_fsspecs(urls: dict[str, str], s3: S3) -> None:
