@@ -10,6 +10,7 @@ decode.py     FeatureDecoder: rows -> features, augmented
 dataset.py    FeatureDataset
 mix.py        FeatureMix: several sets by weight
 loading.py    loader, and the DataLoader that it makes
+handing.py    a batch on its way from a worker
 stats.py      counters by stage, of all workers
 trial.py      bench: a set streamed without a trainer
 samples.py    open_shards

@@ -293,6 +293,7 @@ class FeatureDataset(IterableDataset[Batch]):
         """Before workers start: see FeatureDecoder.prepare. Nothing to do where rows are left as they are."""
         if self._decoder is not None:
             self._decoder.prepare()
+            self._decoder.spent()  # by no worker
 
     def deal(self, workers: int = 0) -> Deal:
         """N, n, B, G, K, M of a training order with `workers` workers a rank."""

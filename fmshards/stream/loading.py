@@ -17,6 +17,7 @@ from fmshards.errors import FmshardsError, InputError, warn
 from fmshards.place import cores
 from fmshards.stream.arguments import flag, whole, whole_or_none
 from fmshards.stream.dataset import Batch, FeatureDataset
+from fmshards.stream.handing import handed_over
 from fmshards.stream.misuse import thinned_out
 from fmshards.stream.mix import FeatureMix
 from fmshards.stream.stats import LoopWatch
@@ -265,7 +266,7 @@ def loader(
             dataset,
             batch_size=None,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=handed_over,
             pin_memory=pinned,
             prefetch_factor=ahead,
             persistent_workers=persistent,
@@ -291,8 +292,3 @@ def _workers(dataset: FeatureDataset | FeatureMix, groups: int | None) -> int:
             continue
         return workers
     return 0
-
-
-def _as_it_is(batch: Any) -> Any:
-    # The default would look for arrays in every list of keys and fields.
-    return batch
