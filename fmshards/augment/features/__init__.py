@@ -2,7 +2,7 @@
 
 move.py         the one function; it finds what can do it fastest where the features are
 layer_move.py   what it needs to know of a layer
-on_cpu.py       float32 on a CPU in one pass, along the axes: numba, on the vectors of vectors.py
+on_cpu.py       float32 on a CPU in one pass, along the axes: numba, cpu_kernel.py on the vectors of vectors.py
 on_cuda.py      one kernel on a CUDA device: Triton, cuda_kernel.py
 on_torch.py     any affine map, dtype and device, in torch's own operations
 places.py       every kind of feature that has places as a map

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
+from fmshards.augment.features.cpu_kernel import SNAP
 from fmshards.augment.features.layer_move import LayerMove
-from fmshards.augment.features.on_cpu import SNAP
 from fmshards.augment.features.places import to_map
 
 _FAR = 1 << 28  # marks a place outside; two of them still fit 32 bits

@@ -1,4 +1,4 @@
-"""Eight float32 at a time: what the kernels of on_cpu.py need and plain numba loops do not give.
+"""Eight float32 at a time: what the kernels of cpu_kernel.py need and plain numba loops do not give.
 
 numba's loops over eight values stay scalar, as its arrays may overlap for all that LLVM knows. These functions emit
 LLVM's own vectors, which become AVX, SSE or NEON as the machine has them; results are the same everywhere (each

@@ -1,10 +1,10 @@
-"""Runs the kernels of on_cpu.py as Python (NUMBA_DISABLE_JIT=1), every access to memory checked."""
+"""Runs the kernels of cpu_kernel.py as Python (NUMBA_DISABLE_JIT=1), every access to memory checked."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from fmshards.augment.features import on_cpu
+from fmshards.augment.features import cpu_kernel
 from tests.augment.features.test_on_cpu import thetas
 
 Floats = np.ndarray
@@ -55,7 +55,7 @@ def transpose8(to, to_rows, at, source, rows, start):
 
 def main() -> None:
     for function in (copy8, reverse8, mix8, mix_fill8, transpose8):
-        setattr(on_cpu, function.__name__, function)
+        setattr(cpu_kernel, function.__name__, function)
     rng = np.random.default_rng(0)
     shapes = [(1, 1, 1), (9, 2, 3), (8, 3, 7), (3, 8, 8), (17, 5, 9), (4, 1, 12), (2, 12, 1), (11, 7, 7)]
     for seed, (c, h, w) in enumerate(shapes):
@@ -69,5 +69,5 @@ def main() -> None:
                 arrays = [rng.random((6, (h * w + tokens) * k)).astype(np.float32) for k in (c, len(stored), c)]
                 x, view, out = (a.view(Checked) for a in arrays)
                 fill = arrays[0][0].copy().view(Checked)
-                kernel = on_cpu._move_cells if last else on_cpu._move_planes
+                kernel = cpu_kernel.move_cells if last else cpu_kernel.move_planes
                 kernel._function(x, phi, axes, fill, c if last else kept, view, stored, out)
