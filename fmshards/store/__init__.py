@@ -43,6 +43,7 @@ from fmshards.store.api import (
     wrapped,
 )
 from fmshards.store.backend import Backend, Info, Passing
+from fmshards.store.clients import prepare
 from fmshards.store.expand import expand
 from fmshards.store.retry import until
 from fmshards.store.url import absolute, is_local, join, local_path, parent
@@ -65,6 +66,7 @@ __all__ = [
     "local_path",
     "open_stream",
     "parent",
+    "prepare",
     "put",
     "put_if_absent",
     "read",

@@ -10,6 +10,7 @@ obstore's own retries are off, since the store asks again itself (retry.py).
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
@@ -48,6 +49,15 @@ def client_of(url: str, stall: float) -> tuple[Any, str] | None:
         client = _clients[key]
         _used = _used or client is not None
     return None if client is None else (client, path)
+
+
+def prepare(url: str) -> None:
+    """Import what a client for `url` is made with, and make none: processes forked afterwards need not."""
+    scheme = url.partition("://")[0]
+    if scheme in _MAKERS and _there("obstore"):
+        importlib.import_module("obstore.store")
+        if _MAKERS[scheme] is _s3 and _there("botocore"):
+            importlib.import_module("botocore.session")
 
 
 @cache

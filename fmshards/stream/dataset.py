@@ -290,7 +290,8 @@ class FeatureDataset(IterableDataset[Batch]):
         return self._decoder is not None
 
     def prepare(self) -> None:
-        """Before workers start: see FeatureDecoder.prepare. Nothing to do where rows are left as they are."""
+        """Before workers start: what each of them would take its time for. See FeatureDecoder.prepare."""
+        store.prepare(self.catalog.url)
         if self._decoder is not None:
             self._decoder.prepare()
             self._decoder.spent()  # by no worker

@@ -122,7 +122,7 @@ class FeatureMix(IterableDataset[Batch]):
             each.check(workers)
 
     def prepare(self) -> None:
-        """Before workers start: see FeatureDecoder.prepare."""
+        """Before workers start: see FeatureDataset.prepare."""
         for each in self.sets:
             each.prepare()
 
