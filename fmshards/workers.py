@@ -1,11 +1,37 @@
-"""DataLoader worker processes that die, killed from outside or for memory, or that cannot be started."""
+"""DataLoader worker processes that die, killed from outside or for memory, that outlive their parent, or that cannot be
+started."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
 from collections.abc import Callable
+from functools import cache
+from multiprocessing.util import Finalize
 
 from fmshards.errors import FmshardsError
+
+
+def leave_with_parent() -> None:
+    """In a worker: when it ends after the process that started it, have it end at once.
+
+    At a process's end multiprocessing waits until what it has put into queues is taken. Of a training process that was
+    killed nobody takes it, and the worker would stay for ever.
+    """
+    if multiprocessing.parent_process() is not None:
+        _leave_with(os.getpid(), os.getppid())
+
+
+@cache
+def _leave_with(own: int, parent: int) -> None:
+    Finalize(None, _leave_if_orphaned, (parent,), exitpriority=10)  # before the queues' own
+
+
+def _leave_if_orphaned(parent: int) -> None:
+    known = multiprocessing.parent_process()  # of a forkserver's child not the one that has forked it
+    if os.getppid() != parent or known is None or not known.is_alive():
+        os._exit(1)
 
 
 def is_unsendable(error: BaseException) -> bool:

@@ -72,13 +72,15 @@ def test_the_main_process_is_killed_again_and_again(flipped: BuiltSet, tmp_path:
     """What is had after the state that was saved last comes again; nothing else does, and nothing is missing."""
     whole = expected(flipped.url, groups=2)
     state, log = tmp_path / "state.json", tmp_path / "log"
-    context, had = get_context("fork"), []
+    context, had, left = get_context("fork"), [], set[Path]()
     for _ in range(20):
         log.write_text("")
         process = context.Process(target=train, args=(flipped.url, state, log, workers))
         process.start()
         while process.is_alive() and len(log.read_text().splitlines()) < 3:
             time.sleep(0.01)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        left |= {Path("/proc", pid) for pid in (children.read_text().split() if children.exists() else ())}
         process.kill()
         process.join()
         lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -87,6 +89,11 @@ def test_the_main_process_is_killed_again_and_again(flipped: BuiltSet, tmp_path:
         if process.exitcode == 0:
             break
     assert had == whole
+    # Workers ask every five seconds whether their parent is there.
+    until = time.monotonic() + 20
+    while any(map(Path.exists, left)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not [path for path in left if path.exists()]
 
 
 def four(work: Callable[..., None], tmp_path: Path, url: str, *args: Any) -> None:
