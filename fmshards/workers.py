@@ -6,32 +6,37 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import threading
 from collections.abc import Callable
 from functools import cache
-from multiprocessing.util import Finalize
+from multiprocessing.connection import wait
 
 from fmshards.errors import FmshardsError
 
+_EVERY = 1.0  # seconds
 
-def leave_with_parent() -> None:
-    """In a worker: when it ends after the process that started it, have it end at once.
 
-    At a process's end multiprocessing waits until what it has put into queues is taken. Of a training process that was
-    killed nobody takes it, and the worker would stay for ever.
+def leave_with_parent(_: int = 0) -> None:
+    """In a worker, a DataLoader's `worker_init_fn` too: end at once when the process that it works for is no more.
+
+    torch's own workers look for that one between batches alone, by the number of their parent: from a forkserver they
+    never see it, and where a queue is full they wait for somebody to take what is in it.
     """
-    if multiprocessing.parent_process() is not None:
-        _leave_with(os.getpid(), os.getppid())
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        _watch(os.getpid(), os.getppid(), parent.sentinel)
 
 
 @cache
-def _leave_with(own: int, parent: int) -> None:
-    Finalize(None, _leave_if_orphaned, (parent,), exitpriority=10)  # before the queues' own
+def _watch(own: int, parent: int, sentinel: int) -> None:
+    threading.Thread(target=_leave_after, args=(parent, sentinel), name="fmshards-parent", daemon=True).start()
 
 
-def _leave_if_orphaned(parent: int) -> None:
-    known = multiprocessing.parent_process()  # of a forkserver's child not the one that has forked it
-    if os.getppid() != parent or known is None or not known.is_alive():
-        os._exit(1)
+def _leave_after(parent: int, sentinel: int) -> None:
+    # The sentinel is that of the process worked for, which need not be the parent; forked siblings hold it open.
+    while not wait([sentinel], _EVERY) and os.getppid() == parent:
+        pass
+    os._exit(1)
 
 
 def is_unsendable(error: BaseException) -> bool:

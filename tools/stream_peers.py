@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -361,8 +362,13 @@ def measure(name: str, place: Place, workers: int, epochs: int) -> dict[str, flo
     return {"first": first, "seconds": took, "samples": samples, "cpu": cpu}
 
 
+LIMIT = 60.0
+"""Seconds for a figure; the slowest side takes a third of it."""
+
+
 def serve(requests: Iterable[str]) -> None:
-    """Answer each request by a child of its own, forked when everything is imported: none knows of one before it."""
+    """Answer each request by a child of its own, forked when everything is imported: none knows of one before it. An
+    epoch that does not end is given up with the child and its workers."""
     torch.set_num_threads(1)
     for line in requests:
         request = json.loads(line)
@@ -370,14 +376,20 @@ def serve(requests: Iterable[str]) -> None:
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
+            os.setsid()
             os.close(read)
             _answer(request, write)
         os.close(write)
-        most = held
-        while request.get("memory") and not select.select([read], [], [], 0.02)[0]:
-            most = max(most, memory_bytes(os.getpid()))
+        most, why = held, "the process died"
+        until = time.monotonic() + (LIMIT if "workers" in request else 86400)
+        while not select.select([read], [], [], 0.02 if request.get("memory") else 1.0)[0]:
+            if request.get("memory"):
+                most = max(most, memory_bytes(os.getpid()))
+            if time.monotonic() > until:
+                why = f"no end after {LIMIT:.0f} s"
+                os.killpg(child, signal.SIGKILL)
         with os.fdopen(read) as answer:
-            found = json.loads(answer.read() or '{"error": "the process died"}')
+            found = json.loads(answer.read() or json.dumps({"error": why}))
         os.waitpid(child, 0)
         if request.get("memory") and "error" not in found:
             found["memory"] = most - held

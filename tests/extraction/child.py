@@ -35,8 +35,7 @@ def finish(process: Any, log: Path) -> None:
 
 def _extract(source: Any, out: str, log: str, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    # A child of a fork server would take its own workers from there too. These do not see that the process they work
-    # for was killed, since it is not their parent, and would stay for ever; forked ones do.
+    # A child of a fork server would start one of its own for its workers, which takes seconds.
     multiprocessing.set_start_method("fork", force=True)
     limit = options.pop("file_size_limit", None)
     if limit is not None:

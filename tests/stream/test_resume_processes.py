@@ -53,9 +53,9 @@ def test_a_worker_is_killed_and_the_loader_goes_on(flipped: BuiltSet, persistent
     assert load.epoch == 1
 
 
-def train(url: str, state: Path, log: Path, workers: int) -> None:
+def train(url: str, state: Path, log: Path, workers: int, way: str | None = None) -> None:
     """A training loop that saves its state after every batch, and says what it has had."""
-    load = loader(url, 8, num_workers=workers, seed=3, groups=2)
+    load = loader(url, 8, num_workers=workers, seed=3, groups=2, multiprocessing_context=way)
     if state.exists():
         load.load_state_dict(json.loads(state.read_text()))
     for batch in load:
@@ -72,15 +72,13 @@ def test_the_main_process_is_killed_again_and_again(flipped: BuiltSet, tmp_path:
     """What is had after the state that was saved last comes again; nothing else does, and nothing is missing."""
     whole = expected(flipped.url, groups=2)
     state, log = tmp_path / "state.json", tmp_path / "log"
-    context, had, left = get_context("fork"), [], set[Path]()
+    context, had = get_context("fork"), []
     for _ in range(20):
         log.write_text("")
         process = context.Process(target=train, args=(flipped.url, state, log, workers))
         process.start()
         while process.is_alive() and len(log.read_text().splitlines()) < 3:
             time.sleep(0.01)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        left |= {Path("/proc", pid) for pid in (children.read_text().split() if children.exists() else ())}
         process.kill()
         process.join()
         lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -89,11 +87,37 @@ def test_the_main_process_is_killed_again_and_again(flipped: BuiltSet, tmp_path:
         if process.exitcode == 0:
             break
     assert had == whole
-    # Workers ask every five seconds whether their parent is there.
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(
+    "way", ["fork", *(pytest.param(way, marks=pytest.mark.slow) for way in ("spawn", "forkserver"))]
+)
+def test_workers_end_with_the_process_that_they_work_for(flipped: BuiltSet, tmp_path: Path, way: str) -> None:
+    """Also those that wait for somebody to take their batches, and those of a forkserver, whose parent lives on."""
+    state, log = tmp_path / "state.json", tmp_path / "log"
+    log.write_text("")
+    process = get_context("fork").Process(target=train, args=(flipped.url, state, log, 2, way))
+    process.start()
+    while process.is_alive() and len(log.read_text().splitlines()) < 3:
+        time.sleep(0.01)
+    left = descendants(process.pid)
+    assert len(left) >= 2
+    process.kill()
+    process.join()
     until = time.monotonic() + 20
-    while any(map(Path.exists, left)) and time.monotonic() < until:
+    while (left := [pid for pid in left if Path("/proc", pid).exists()]) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not [path for path in left if path.exists()]
+    assert not left
+
+
+def descendants(pid: int | None) -> list[str]:
+    """The numbers of all processes below one."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            found += [child, *descendants(int(child))]
+    return found
 
 
 def four(work: Callable[..., None], tmp_path: Path, url: str, *args: Any) -> None:
