@@ -75,6 +75,7 @@ def main() -> None:
     )
     saved = sorted(Path(args.checkpoint).glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
     trainer.train(resume_from_checkpoint=str(saved[-1]) if saved else None)
+    trainer.accelerator.end_training()  # leaves the process group: one that exits within it may be aborted
 
 
 if __name__ == "__main__":

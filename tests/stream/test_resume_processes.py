@@ -97,7 +97,10 @@ def test_workers_end_with_the_process_that_they_work_for(flipped: BuiltSet, tmp_
     """Also those that wait for somebody to take their batches, and those of a forkserver, whose parent lives on."""
     state, log = tmp_path / "state.json", tmp_path / "log"
     log.write_text("")
-    process = get_context("fork").Process(target=train, args=(flipped.url, state, log, 2, way))
+    # Not forked, but for workers that are: this process may have a forkserver, of which its child would believe to be
+    # the parent.
+    context = get_context("fork" if way == "fork" else "spawn")
+    process = context.Process(target=train, args=(flipped.url, state, log, 2, way))
     process.start()
     while process.is_alive() and len(log.read_text().splitlines()) < 3:
         time.sleep(0.01)
