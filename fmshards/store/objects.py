@@ -100,13 +100,16 @@ class Objects(Passing):
         return mark
 
     def _short(self, client: Any, path: str, url: str, start: int) -> CorruptError | None:
-        """Where a server refused a range that begins at or past the object's end."""
+        """Where a server refused a range that begins at or past the object's end. Raises MismatchError where that is
+        since it was written anew."""
         if not start:
             return None
         try:
-            size = int(client.head(path)["size"])
+            meta = client.head(path)
         except Exception:
             return None
+        self._same(url, meta)
+        size = int(meta["size"])
         return None if start < size else CorruptError(f"{url}: expected bytes from {start}, found only {size} bytes")
 
 

@@ -163,7 +163,9 @@ def test_an_object_that_is_written_anew_is_an_error(s3: S3, built: BuiltSet) -> 
     for shard in (built.path / "layer2").iterdir():
         data = bytearray(shard.read_bytes())
         data[-1] ^= 1  # nothing that a checksum of a member covers
-        shard.write_bytes(data)
+        anew = shard.with_suffix(".new")
+        anew.write_bytes(data)
+        anew.replace(shard)  # at once, as in a store
     assert "written anew while it was read" in error_of(MismatchError, batches)
 
 

@@ -56,6 +56,9 @@ def test_an_object_stays_the_same_object(urls: dict[str, str], s3: S3, scheme: s
         with pytest.raises(MismatchError, match=r"x.tar: it was written anew while it was read"):
             call()
     assert Objects(REMOTE, 10).read(url, 10, 10) == DATA[::-1][10:20]
+    (s3.root / BUCKET / "x.tar").write_bytes(DATA[:100])
+    with pytest.raises(MismatchError, match=r"x.tar: it was written anew while it was read"):
+        objects.read(url, 1000, 10)
 
 
 @pytest.mark.parametrize(
