@@ -250,7 +250,7 @@ def _figure(
 
 def _short(found: dict[str, Any]) -> str:
     if "error" in found:
-        return "failed: " + found["error"].splitlines()[-1][:200]
+        return "failed: " + found["error"]
     return f"{found['samples'] / found['seconds']:,.0f}/s, CPU {1e6 * found['cpu'] / found['samples']:.0f} us a sample"
 
 

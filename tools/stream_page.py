@@ -167,8 +167,7 @@ def _failures(figures: Figures) -> Iterator[str]:
                 if errors:
                     rounds = len(figures.found[f"{link:g}/{workers}/{side}"])
                     where = f"{link:g} MB/s" if link else "local"
-                    text = [line for line in errors[0].splitlines() if line.strip()][-1][:300]
-                    yield f"- {side}, {where}, {workers} workers: {len(errors)} of {rounds} rounds: `{text}`"
+                    yield f"- {side}, {where}, {workers} workers: {len(errors)} of {rounds} rounds: `{errors[0]}`"
 
 
 def chart(figures: Figures) -> str:

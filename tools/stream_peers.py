@@ -412,7 +412,9 @@ def _answer(request: dict[str, Any], to: int) -> None:
                 load_kernels(request["local"])
             found = measure(request["side"], place, request["workers"], request["epochs"])
     except BaseException as error:
-        found = {"error": f"{type(error).__name__}: {error}"}
+        # A worker's error holds its traceback, with paths that say nothing elsewhere: what matters is its last line.
+        said = [line for line in str(error).splitlines() if line.strip()] or [""]
+        found = {"error": (said[-1] if len(said) > 1 else f"{type(error).__name__}: {said[0]}")[:300]}
     os.write(to, json.dumps(found).encode())
     os._exit(0)
 
