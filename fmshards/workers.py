@@ -27,7 +27,7 @@ def leave_with_parent(_: int = 0) -> None:
         _watch(os.getpid(), os.getppid(), parent.sentinel)
 
 
-@cache
+@cache  # once in each process: a fork inherits what is cached, but not the thread
 def _watch(own: int, parent: int, sentinel: int) -> None:
     threading.Thread(target=_leave_after, args=(parent, sentinel), name="fmshards-parent", daemon=True).start()
 

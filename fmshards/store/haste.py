@@ -3,8 +3,7 @@
 A request of an object store takes some tens of milliseconds, and one of some hundreds takes seconds or is never
 answered. Chunks are used in order, so that one such holds up all of them. The first try of a read is given up early
 therefore, and each further one waits twice as long, up to what a store is waited for. A second request beside the first
-(hedging) would take a thread a request, whose turns cost more than all else that a read does here, and gain no more
-than the wait.
+(hedging) would come sooner, and would take a thread for each request.
 
 Where many answers are late it is not the request that is slow but the store: then they are waited for longer.
 """

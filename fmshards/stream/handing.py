@@ -1,7 +1,8 @@
 """A batch on its way from a worker to the training loop.
 
-Tensors travel through shared memory: each takes a file descriptor, a connection to hand it over and a mapping, half a
-millisecond whatever its size. Beside its features a batch has half a dozen small ones; they go in the message itself.
+Tensors travel through shared memory: each takes a file descriptor, a connection to hand it over and a mapping, some
+tenths of a millisecond whatever its size. Beside its features a batch has half a dozen small ones; they go in the
+message itself.
 """
 
 from __future__ import annotations
