@@ -41,6 +41,7 @@ def _port() -> int:
 def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment in which clients find it."""
     pytest.importorskip("s3fs")
+    pytest.importorskip("obstore")
     if shutil.which("radosgw") is None:
         pytest.skip("radosgw is not installed (.ci/stores installs it)")
     folder, port = tmp_path_factory.mktemp("rgw"), _port()
@@ -98,6 +99,7 @@ def _files(scheme: str) -> object:
 @pytest.mark.parametrize("bucket", ["azurite"], indirect=True)
 def test_azures_ranges_through_obstore(azurite: dict[str, str], bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine that knows an account's name and has its credentials by the environment."""
+    pytest.importorskip("obstore")
     url, data = f"{bucket}/a/x.tar", bytes(range(256)) * 4000
     store.put(url, data)
     endpoint = azurite["AZURE_STORAGE_CONNECTION_STRING"].partition("BlobEndpoint=")[2].partition("/dev")[0]
@@ -124,6 +126,8 @@ def test_reads_and_writes(bucket: str) -> None:
     with store.atomic_file(url) as file:
         file.write(data)
     assert store.list_names(f"{bucket}/a") == ["x.tar"]
+    # Through obstore where it can be; a connection string is adlfs' alone.
+    assert (clients.client_of(url, 10) is not None) == bucket.startswith("s3")
     for backend in (store.Access().backend(url), store.backend(url)):
         assert backend.read(url, 1000, 5000) == data[1000:6000]
         assert backend.read(url) == data
