@@ -1,30 +1,48 @@
-"""DataLoader worker processes that die, killed from outside or for memory, that outlive their parent, or that cannot be
-started."""
+"""DataLoader worker processes: how they begin, those that die, killed from outside or for memory, and those that cannot
+be started."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
 from collections.abc import Callable
 from functools import cache
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import wait
+from typing import Any
 
 from fmshards.errors import FmshardsError
 
 _EVERY = 1.0  # seconds
 
 
-def leave_with_parent(_: int = 0) -> None:
-    """In a worker, a DataLoader's `worker_init_fn` too: end at once when the process that it works for is no more.
+def begin_worker(_: int = 0) -> None:
+    """In a worker, a DataLoader's `worker_init_fn` too: end at once when the process that it works for is no more, and
+    print nothing when that one, interrupted, breaks off while a tensor is handed over to it.
 
-    torch's own workers look for that one between batches alone, by the number of their parent: from a forkserver they
-    never see it, and where a queue is full they wait for somebody to take what is in it.
+    torch's own workers look for their parent between batches alone, by its number: from a forkserver they never see
+    that it has gone, and where a queue is full they wait for somebody to take what is in it.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:
         _watch(os.getpid(), os.getppid(), parent.sentinel)
+        _be_silent_of_hand_overs()
+
+
+@cache
+def _be_silent_of_hand_overs() -> None:
+    """Python's thread that hands descriptors over prints what ends a connection, and goes on with the next one."""
+    say = sys.excepthook
+
+    def hook(*raised: Any) -> None:
+        sharer = threading.current_thread() is not threading.main_thread()
+        if not (sharer and isinstance(raised[1], (EOFError, ConnectionError, AuthenticationError))):
+            say(*raised)
+
+    sys.excepthook = hook
 
 
 @cache  # once in each process: a fork inherits what is cached, but not the thread

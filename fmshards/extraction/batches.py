@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from fmshards.clock import Clock
 from fmshards.errors import FmshardsError, InputError
 from fmshards.extraction.sources import Item, Source
-from fmshards.workers import in_spite_of_deaths, is_unsendable, is_worker_death, leave_with_parent, worker_died
+from fmshards.workers import begin_worker, in_spite_of_deaths, is_unsendable, is_worker_death, worker_died
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def decoded_batches(
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin,
-        worker_init_fn=leave_with_parent,
+        worker_init_fn=begin_worker,
     )
     batches = _started(loader, decode)
     del loader

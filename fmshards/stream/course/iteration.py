@@ -15,7 +15,7 @@ from fmshards.errors import InputError, MismatchError
 from fmshards.stream.arguments import whole
 from fmshards.stream.course.course import Course
 from fmshards.stream.course.epoch import Beginning, Position
-from fmshards.workers import leave_with_parent
+from fmshards.workers import begin_worker
 
 _OWN = ("made", "worker", "workers")
 """What a state has beside that of the iteration's beginning: batches that this process made, which one of how many."""
@@ -34,7 +34,7 @@ class Iteration(Iterator[dict[str, Any]]):
         info = get_worker_info()
         self._worker, self._workers = (0, 0) if info is None else (info.id, info.num_workers)
         if info is not None:
-            leave_with_parent()
+            begin_worker()
         self._course, self._make, self._state_at = course, make, state_at
         self._position = course.begin()
         self._batches: Iterator[dict[str, Any]] | None = None
