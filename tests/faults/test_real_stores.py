@@ -45,9 +45,10 @@ def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     if shutil.which("radosgw") is None:
         pytest.skip("radosgw is not installed (.ci/stores installs it)")
     folder, port = tmp_path_factory.mktemp("rgw"), _port()
-    started = ["bash", str(SCRIPT), "start", str(folder / "ceph"), str(port)]
+    start = ["bash", str(SCRIPT), "start", str(folder / "ceph"), str(port), str(_port())]
     with open(folder / "log", "wb") as log:  # the servers keep it open: a pipe would be waited for
-        subprocess.run(started, stdout=log, stderr=log, timeout=120, check=True)
+        started = subprocess.run(start, stdout=log, stderr=log, timeout=240)
+    assert started.returncode == 0, (folder / "log").read_text()
     endpoint = f"http://127.0.0.1:{port}"
     yield {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "fmkey", "AWS_SECRET_ACCESS_KEY": "fmsecret12"}
     subprocess.run(["bash", str(SCRIPT), "stop", str(folder / "ceph")], check=True)
