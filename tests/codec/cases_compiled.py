@@ -63,8 +63,8 @@ def test_dct_rounds_every_product_and_sum(ones):
     last = {"DTYPE": tl.bfloat16, "LANES": 128}
     for kernel, warps, own in (
         (dct_levels, 1, {"LANES": 32}),
-        (dct_grid, 4, last | {"CHANNEL_FIRST": False}),
-        (dct_grid, 4, last | {"CHANNEL_FIRST": True}),
+        (dct_grid, 4, last | {"CHANNEL_FIRST": False, "TRANSFORMED": True}),
+        (dct_grid, 4, last | {"CHANNEL_FIRST": True, "TRANSFORMED": False}),
         (dct_runs, 4, last | {"TURNED": True}),
     ):
         ptx = compiled(kernel, DCT, warps, **own, **{name: 1 for name in ones if name in kernel.arg_names})

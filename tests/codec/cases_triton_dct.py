@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from fmshards.codec import FeatureSpec, codec_for
+from fmshards.codec.dct.blocks import Blocks
 from fmshards.codec.dct.codec import DctCodec
 from fmshards.codec.dct.gpu import kernel
 from fmshards.kernels import cuda
 from tests.codec.conftest import values
 from tests.codec.sweep import guarded, same
-from tests.codec.test_dct import fitted
+from tests.codec.test_dct import fitted, otherwise
 from tests.triton_here import DEVICE
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -36,11 +37,11 @@ def _wide(monkeypatch):
         monkeypatch.setattr(kernel, "SEGMENTS", 64)
 
 
-def codec_of(spec: FeatureSpec, rate: str, signed: bool) -> DctCodec:
-    """Fitted to values of both signs, or of one."""
+def codec_of(spec: FeatureSpec, rate: str, signed: bool, transformed: bool = True) -> DctCodec:
+    """Fitted to values of both signs, or of one; blocks transformed or not, where there is a grid."""
     codec = fitted(rate, spec, values("normal" if signed else "relu", (3, *spec.shape)))
     assert codec.tables.nonnegative != signed
-    return codec
+    return codec if codec.tables.transformed == (transformed and codec.blocks.grid > 0) else otherwise(codec)
 
 
 def rows_of(codec: DctCodec, most: int = 40) -> np.ndarray:
@@ -61,9 +62,13 @@ def rows_of(codec: DctCodec, most: int = 40) -> np.ndarray:
 
 
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize(("number", "spec"), list(enumerate(SPECS)), ids=str)
-def test_every_value_is_the_cpus_and_in_its_place(number, spec, signed):
-    codec = codec_of(spec, "dct0.3" if spec.values < 2000 else "dct0.12", signed)
+@pytest.mark.parametrize(
+    ("number", "spec", "transformed"),
+    [(i, spec, how) for i, spec in enumerate(SPECS) for how in (True, False) if how or Blocks(spec).grid],
+    ids=str,
+)
+def test_every_value_is_the_cpus_and_in_its_place(number, spec, transformed, signed):
+    codec = codec_of(spec, "dct0.3" if spec.values < 2000 else "dct0.12", signed, transformed)
     rows, dtype = rows_of(codec), DTYPES[number % 3]
     formats = [torch.contiguous_format] + [torch.channels_last] * (spec.kind == "map" and signed)
     out = torch.empty((len(rows), *spec.shape), dtype=dtype, device=DEVICE, memory_format=formats[-1]).fill_(torch.nan)

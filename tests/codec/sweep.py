@@ -12,6 +12,7 @@ import itertools
 import json
 import mmap
 import sys
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -126,6 +127,8 @@ def dct(most: int) -> int:
     while count < most:
         spec = next(specs)
         codec = codec_for(f"dct{rng.choice([0.1, 0.5, 1, 2, 4])}", spec)
+        if codec.tables.transformed and rng.random() < 0.5:
+            codec = replace(codec, tables=replace(codec.tables, transformed=False))
         n = int(rng.integers(1, 8))
         x = guarded(4 * n * spec.values).view(np.float32).reshape(n, *spec.shape)
         x[:] = values("mixed", x.shape, count)

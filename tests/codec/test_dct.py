@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from fmshards.codec import FeatureSpec, codec_for, codec_from_config, fit, row_bytes_at, sample_for
 from fmshards.codec.dct import on_numpy
 from fmshards.codec.dct.blocks import Blocks, parts, steps, transforms
+from fmshards.codec.dct.codec import DctCodec
 from fmshards.codec.dct.events import BASE, LARGEST, check, class_of
 from fmshards.errors import CodecError, FormatError, InputError
 from tests.codec.conftest import DATA, SPECS, features, values
@@ -40,10 +42,17 @@ def fitted(rate: str, spec: FeatureSpec, x: np.ndarray):
     return fit(rate, spec, sample)
 
 
-@given(features(), st.sampled_from(RATES), st.sampled_from(DATA), st.booleans(), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
-def test_numpy_and_the_kernels_write_and_read_the_same(spec, rate, name, fits, seed):
+def otherwise(codec: DctCodec) -> DctCodec:
+    """With the blocks of its grid transformed where they were not, and the other way round."""
+    transformed = codec.blocks.sides is not None and not codec.tables.transformed
+    return replace(codec, tables=replace(codec.tables, transformed=transformed))
+
+
+@given(features(), st.sampled_from(RATES), st.sampled_from(DATA), st.booleans(), st.booleans(), st.integers(0, 99))
+@settings(max_examples=80, deadline=None)
+def test_numpy_and_the_kernels_write_and_read_the_same(spec, rate, name, fits, other_way, seed):
     codec = fitted(rate, spec, data(name, (3, *spec.shape), seed + 1)) if fits else codec_for(rate, spec)
+    codec = otherwise(codec) if other_way else codec
     assert check(codec.tables.codes) is None
     assert codec_from_config(codec.config()) == codec
     x = data(name, (2, *spec.shape), seed)
@@ -66,8 +75,8 @@ def test_numpy_and_the_kernels_write_and_read_the_same(spec, rate, name, fits, s
 def test_so_do_rows_of_many_segments(spec):
     x = data("smooth", (3, *spec.shape))
     x = x * (np.arange(spec.channels) % 5 == 0).reshape([-1 if s == spec.channels else 1 for s in spec.shape])
-    for rate in ("dct0.25", "dct1"):
-        codec = fitted(rate, spec, x.astype(np.float32))
+    chosen = [fitted(rate, spec, x.astype(np.float32)) for rate in ("dct0.25", "dct1")]
+    for codec in (*chosen, otherwise(chosen[0])):
         rows = codec.encode(x.astype(np.float32))
         other = np.empty_like(rows)
         on_numpy.encode(x.astype(np.float32).reshape(3, -1), codec.blocks, codec.arrays, other)
@@ -89,6 +98,7 @@ def digest() -> str:
             codec = fitted("dct1", spec, data(name, (4, *spec.shape)))
             rows = codec.encode(data(name, (6, *spec.shape), 1))
             found.update(rows.tobytes() + codec.decode(rows).numpy().tobytes())
+            found.update(otherwise(codec).encode(data(name, (6, *spec.shape), 1)).tobytes())
     return found.hexdigest()
 
 
@@ -117,6 +127,16 @@ def test_more_bits_give_less_error_and_a_fit_less_still(spec, name):
         # No level is over 2^15 steps: of a peak of 2.5, an error of 2^-15 is all that there can be.
         assert errors[1] < before or errors[1] < x.size * 2.0**-32
         before = errors[1]
+
+
+@pytest.mark.parametrize(("name", "transformed"), [("smooth", True), ("sparse", False)])
+def test_blocks_are_transformed_where_that_serves(name, transformed):
+    """Neighbours that are alike come back better; what is zero here and there comes back better by itself."""
+    x = data(name, (8, *MAP.shape))
+    codec = fitted("dct1", MAP, x)
+    assert codec.tables.transformed == transformed
+    errors = [float(((c.decode(c.encode(x)).numpy() - x) ** 2).sum()) for c in (codec, otherwise(codec))]
+    assert errors[0] < errors[1]
 
 
 def test_zeros_are_zeros_and_what_was_not_below_0_is_not():
@@ -191,7 +211,7 @@ def test_a_config_comes_back_and_a_bad_one_is_refused():
     config = codec.config()
     assert codec_from_config(config) == codec
     bad: list[tuple[tuple, object]] = [(("row_bytes",), value) for value in (0, 1, 10**9, 1.0, True, None, "a")]
-    bad += [(("nonnegative",), value) for value in (0, None, "yes")]
+    bad += [((key,), value) for key in ("nonnegative", "transformed") for value in (0, None, "yes")]
     for key in ("gains", "means", "offsets"):
         bad += [((key,), value) for value in (None, [], [1.0] * 23, {}, 1.0)]
         bad += [((key, 2), value) for value in (1, True, 0.1, float("nan"), float("inf"), 1e30, "a", None, -(2.0**65))]
@@ -209,6 +229,9 @@ def test_a_config_comes_back_and_a_bad_one_is_refused():
         holder[path[-1]] = value
         with pytest.raises(FormatError, match="codec dct"):
             codec_from_config(changed)
+    vector = codec_for("dct1", FeatureSpec("vector", (64,))).config()
+    with pytest.raises(FormatError, match="expected false as transformed"):
+        codec_from_config({**vector, "transformed": True})
 
 
 def test_a_config_of_a_huge_feature_takes_no_memory():
@@ -227,6 +250,7 @@ def test_what_the_format_says_of_its_tables():
     for n in (2, 3, 4):
         some = transforms()[n].astype(np.float64)
         assert np.abs(some @ some.T - np.diag([1.0] * n + [0.0] * (4 - n))).max() < 1e-6
+        assert (transforms(False)[n] == np.diag([1.0] * n + [0.0] * (4 - n))).all()
     for rate in RATES:
         assert check(codec_for(rate, MAP).tables.codes) is None
     assert Blocks(FeatureSpec("map", (8, 2, 9))).grid == 0

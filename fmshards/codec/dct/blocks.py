@@ -1,8 +1,9 @@
 """How `dct` lays out a feature: blocks of 16 coefficients, and the segments of a row that hold them.
 
 A feature whose places have two sides of 3 or more is cut, channel by channel, into blocks of 4 x 4 cells, some of 3
-where a side is no multiple of 4, so that nothing is padded; each is transformed by a DCT of its own size. What has no
-such places (vectors, class tokens, sequences, sides under 3) is laid end to end in runs of 16 values, not transformed.
+where a side is no multiple of 4, so that nothing is padded; each is transformed by a DCT of its own size, or, where
+that serves better, its values are the coefficients. What has no such places (vectors, class tokens, sequences, sides
+under 3) is laid end to end in runs of 16 values, never transformed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from fmshards.codec.feature import FeatureSpec
 SEGMENT = 512
 """Blocks of a segment; the last one of a row has what is left."""
 SCAN = (0, 1, 4, 8, 5, 2, 3, 6, 9, 12, 13, 10, 7, 11, 14, 15)
-"""Of a transformed block, the coefficient 4 u + v (u across rows, v across columns) at each place of the scan."""
+"""Of a block, the coefficient 4 u + v (u across rows, v across columns) at each place of the scan."""
 CELLS = tuple(4 * (cell % 4) + cell // 4 for cell in SCAN)
 """The same by columns, 4 v + u: where decoders put the coefficient, as they go across first."""
 STEPS = 6689
@@ -66,7 +67,7 @@ class Blocks:
 
     @property
     def grid(self) -> int:
-        """Blocks that are transformed."""
+        """Blocks of the places."""
         return self.spec.channels * math.prod(-(-side // 4) for side in self.sides) if self.sides else 0
 
     @property
@@ -93,9 +94,19 @@ class Blocks:
         """Bytes of a row before its segments: the step, and each segment's length."""
         return 2 + 2 * self.segments
 
-    def plain(self, nonnegative: bool) -> int:
+    @cached_property
+    def inside(self) -> npt.NDArray[np.bool_]:
+        """bool [blocks of a channel, 16]: whether a place of the scan is in the block, which may have sides of 3."""
+        cells = [[u < height and v < width for u in range(4) for v in range(4)] for height, width in self._sizes]
+        return np.array(cells, bool).reshape(-1, 16)[:, SCAN]
+
+    @property
+    def _sizes(self) -> list[tuple[int, int]]:
+        return [(height, width) for height in self.rows for width in self.columns]
+
+    def plain(self, nonnegative: bool, transformed: bool) -> int:
         """How many coefficients of a block, from the first on, have no sign."""
-        return 0 if not nonnegative else 1 if self.sides else 16
+        return 0 if not nonnegative else 1 if transformed else 16
 
 
 @lru_cache(maxsize=64)
@@ -108,15 +119,18 @@ def parts(side: int) -> tuple[int, ...]:
     return (4,) * (count - threes) + (3,) * threes
 
 
-@lru_cache(maxsize=1)
-def transforms() -> Floats:
+@lru_cache(maxsize=2)
+def transforms(transformed: bool = True) -> Floats:
     """float32 [5, 4, 4]: of each size n (2 to 4) the matrix that takes n values to n coefficients, zeros elsewhere.
 
     The orthonormal DCT-II: row k is sqrt(c / n) cos(pi (2 i + 1) k / (2 n)), c = 1 for k = 0 and else 2, each rounded
-    to binary32 (Ahmed, Natarajan, Rao 1974).
+    to binary32 (Ahmed, Natarajan, Rao 1974). Not transformed: what takes each value to itself.
     """
     found = np.zeros((5, 4, 4))
     for n in (2, 3, 4):
+        if not transformed:
+            found[n, :n, :n] = np.eye(n)
+            continue
         for k in range(n):
             for i in range(n):
                 found[n, k, i] = math.sqrt((2 if k else 1) / n) * math.cos(math.pi * (2 * i + 1) * k / (2 * n))

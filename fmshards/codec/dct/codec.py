@@ -1,4 +1,5 @@
-"""`dct`: rows of exactly a stated size: blocks of 4 x 4, transformed, and their levels said by prefix codes."""
+"""`dct`: rows of exactly a stated size: blocks of 4 x 4, transformed where that pays, and their levels said by prefix
+codes."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ class DctCodec(RowCodec):
     name = "dct"
     rates = "dct0.1 to dct4"
     ladder = ("dct0.1", "dct0.25", "dct0.5", "dct0.75", "dct1", "dct1.5", "dct2", "dct3", "dct4")
-    keys = ("row_bytes", "codes", "shifts", "gains", "means", "offsets", "nonnegative")
+    keys = ("row_bytes", "transformed", "codes", "shifts", "gains", "means", "offsets", "nonnegative")
 
     @cached_property
     def blocks(self) -> Blocks:

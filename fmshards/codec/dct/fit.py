@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,9 @@ _KEPT_VALUES = 1 << 22  # 16 MB as float32
 _ROUNDS = 3
 _USUAL = 16.0  # events' worth of what is usual, in each state
 _CHANCE = 16.0  # of 8 samples, a mean is 5 of its standard errors or more
+_LEAST_MEAN = 1 / 64  # of a step; less makes no error smaller by a hundredth, and zeros stay zeros without
 _POWER = 0.25  # of deviations, see tools/results/check_transforms.md
+_FORGIVEN = 1.1  # an error of values that are not transformed, beside one as large of those that are; see there
 
 
 @dataclass
@@ -63,20 +66,24 @@ def fit_tables(x: Floats, spec: FeatureSpec, row_bytes: int) -> Tables:
     """The tables for rows of so many bytes, from features x [n, *shape].
 
     Gains go with a power of channels' deviations: errors that are small beside a channel's own values matter less.
-    Offsets are what values vary about, where that is much beside how much they vary; they are used where the sample
-    comes back better with them, in which an error counts by its channel's gain.
+    Offsets are what values vary about, where that is much beside how much they vary. They are used, and blocks are
+    transformed, where the sample comes back better so, in which an error counts by its channel's gain.
     """
     blocks = Blocks(spec)
     flat = np.ascontiguousarray(x, np.float32).reshape(len(x), -1)
     gains = _gains(x, spec) if blocks.sides else (1.0,) * spec.channels
     start = replace(usual(blocks), gains=gains, nonnegative=bool(flat.min() >= 0))
-    found, error = _fitted(start, flat, blocks, row_bytes)
     offsets = _offsets(flat, blocks)
-    if any(offsets):
-        other, others = _fitted(replace(start, offsets=offsets), flat, blocks, row_bytes)
-        if others < error:
-            return other
-    return found
+    best, least = start, math.inf
+    for transformed in (True, False) if blocks.sides else (False,):
+        for each in (start.offsets, offsets) if any(offsets) else (start.offsets,):
+            tried = replace(start, transformed=transformed, offsets=each)
+            found, error = _fitted(tried, flat, blocks, row_bytes)
+            if not transformed:
+                error /= _FORGIVEN
+            if error < least or best is start:
+                best, least = found, error
+    return best
 
 
 def _fitted(tables: Tables, flat: Floats, blocks: Blocks, row_bytes: int) -> tuple[Tables, float]:
@@ -111,12 +118,12 @@ def _decoded(rows: Bytes, blocks: Blocks, known: Arrays) -> Floats:
 
 
 class _Seen:
-    """Sums over samples: of events, of what levels were, of first coefficients whose level is 0."""
+    """Sums over samples: of events, of what levels were, of coefficients that a channel's mean stands for."""
 
     def __init__(self, channels: int) -> None:
         self._counts = usual_counts() * _USUAL
         self._off, self._levels = np.zeros(16 * KINDS), np.zeros(16 * KINDS)
-        self._first, self._blocks = np.zeros(channels), np.zeros(channels)
+        self._unsaid, self._nones = np.zeros(channels), np.zeros(channels)
 
     def add(self, sample: Floats, levels: npt.NDArray[np.int32], blocks: Blocks, known: Arrays) -> None:
         """sample: the coefficients in steps, [blocks, 16], of which these are the levels."""
@@ -130,10 +137,12 @@ class _Seen:
         self._off += np.bincount(kind, weights=off, minlength=16 * KINDS)
         self._levels += np.bincount(kind, minlength=16 * KINDS)
         if blocks.grid:
-            first = sample[: blocks.grid, 0].reshape(len(self._first), -1)
-            none = levels[: blocks.grid, 0].reshape(len(self._first), -1) == 0
-            self._first += (first * none).sum(1, dtype=np.float64)
-            self._blocks += none.sum(1)
+            shape = len(self._unsaid), -1, 16
+            none = (levels[: blocks.grid].reshape(shape) == 0) & blocks.inside
+            if known.transformed:
+                none[..., 1:] = False
+            self._unsaid += (sample[: blocks.grid].reshape(shape) * none).sum((1, 2), dtype=np.float64)
+            self._nones += none.sum((1, 2))
 
     def codes(self) -> Codes:
         return tuple(code_of(each, state) for state, each in enumerate(self._counts))
@@ -143,7 +152,8 @@ class _Seen:
         return tuple(tuple(each) for each in found.reshape(16, KINDS).tolist())
 
     def means(self) -> tuple[float, ...]:
-        found = np.clip(self._first / np.maximum(self._blocks, 1), -MOST_MEAN, MOST_MEAN)
+        found = np.clip(self._unsaid / np.maximum(self._nones, 1), -MOST_MEAN, MOST_MEAN)
+        found[np.abs(found) < _LEAST_MEAN] = 0
         return tuple(found.astype(np.float32).tolist())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,13 +37,14 @@ def trial(device: torch.device) -> None:
 
     spec = FeatureSpec("tokens", (50, 140), (7, 7), 1)  # blocks and runs, two segments
     blocks = Blocks(spec)
-    tables = arrays(usual(blocks), blocks)
     x = np.zeros((3, *spec.shape), np.float32)
     x[..., 3::45] = np.random.default_rng(0).standard_normal((3, 50, 4))  # of all channels nothing would be left
-    rows = np.empty((3, 128), np.uint8)
-    engine.encode_rows(x.reshape(3, -1), blocks, tables, rows)
-    expected, found = torch.empty(3, *spec.shape), torch.full((3, *spec.shape), torch.nan, device=device)
-    engine.decode_rows(rows, blocks, tables, expected)
-    decode(torch.from_numpy(rows).to(device), blocks, tables, found)
-    if not torch.equal(found.cpu(), expected):
-        raise CodecError("dct rows decode to other values than on the CPU")
+    for transformed in (True, False):
+        tables = arrays(replace(usual(blocks), transformed=transformed), blocks)
+        rows = np.empty((3, 128), np.uint8)
+        engine.encode_rows(x.reshape(3, -1), blocks, tables, rows)
+        expected, found = torch.empty(3, *spec.shape), torch.full((3, *spec.shape), torch.nan, device=device)
+        engine.decode_rows(rows, blocks, tables, expected)
+        decode(torch.from_numpy(rows).to(device), blocks, tables, found)
+        if not torch.equal(found.cpu(), expected):
+            raise CodecError("dct rows decode to other values than on the CPU")

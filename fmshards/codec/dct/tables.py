@@ -28,12 +28,14 @@ KINDS = 3
 class Tables:
     """What rows say, and what that means. All floats are exactly float32.
 
-    codes: of every state, see events.py. shifts: [16][3], for each place of the scan and magnitudes of 1, 2, and 3 or
-    more: a level of magnitude m means m - shift steps. Of each channel, gains: its values are divided by it before they
-    are transformed, and multiplied after; means: in steps, the first coefficient of a block whose level there is 0.
-    offsets: what is taken from values first, and added last, in the order of `Blocks.offsets`. nonnegative: values
-    under 0 become 0.
+    transformed: whether blocks of the grid are. codes: of every state, see events.py. shifts: [16][3], for each place
+    of the scan and magnitudes of 1, 2, and 3 or more: a level of magnitude m means m - shift steps. Of each channel,
+    gains: its values are divided by it before they are transformed, and multiplied after; means: in steps, the first
+    coefficient of a block whose level there is 0, and where blocks are not transformed every one. offsets: what is
+    taken from values first, and added last, in the order of `Blocks.offsets`. nonnegative: values under 0 become 0.
     """
+
+    transformed: bool
 
     codes: Codes
     shifts: tuple[tuple[float, ...], ...]
@@ -49,6 +51,7 @@ class Tables:
             for code in self.codes
         ]
         return {
+            "transformed": self.transformed,
             "codes": lists,
             "shifts": [list(each) for each in self.shifts],
             "gains": list(self.gains),
@@ -60,19 +63,22 @@ class Tables:
     @staticmethod
     def from_json(config: Mapping[str, Any], blocks: Blocks) -> Tables:
         """Raises FormatError on anything that `to_json` cannot give."""
-        shifts, nonnegative = config["shifts"], config["nonnegative"]
+        shifts, nonnegative, transformed = config["shifts"], config["nonnegative"], config["transformed"]
         if not _is_list(shifts, 16) or not all(_is_list(each, KINDS) for each in shifts):
             raise FormatError(f"codec dct: expected 16 times {KINDS} numbers as shifts, found {str(shifts)[:80]}")
         if not all(_is_float32(value) and abs(value) <= 0.5 for each in shifts for value in each):
             raise FormatError(f"codec dct: expected float32 numbers of -0.5 to 0.5 as shifts, found {str(shifts)[:80]}")
-        if not isinstance(nonnegative, bool):
-            raise FormatError(f"codec dct: expected true or false as nonnegative, found {str(nonnegative)[:40]}")
+        for key in ("nonnegative", "transformed"):
+            if not isinstance(config[key], bool):
+                raise FormatError(f"codec dct: expected true or false as {key}, found {str(config[key])[:40]}")
+        if transformed and not blocks.sides:
+            raise FormatError("codec dct: expected false as transformed, as the feature has no grid of places")
         channels = blocks.spec.channels
         gains = _numbers(config, "gains", channels, 1 / MOST_GAIN, MOST_GAIN)
         means = _numbers(config, "means", channels, -MOST_MEAN, MOST_MEAN)
         offsets = _numbers(config, "offsets", blocks.offsets, -MOST_OFFSET, MOST_OFFSET)
         codes = _codes(config["codes"])
-        return Tables(codes, tuple(tuple(each) for each in shifts), gains, means, offsets, nonnegative)
+        return Tables(transformed, codes, tuple(tuple(each) for each in shifts), gains, means, offsets, nonnegative)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +88,7 @@ class Arrays:
     decode, quick, lengths, bits, sizes: see events.py. levels: float32 [16 * 32], what the least
     magnitude of each class means at each place of the scan, in steps; 0 for class 0. gains, means, offsets: float32
     [C]. run_offsets: of each value of the runs. plain: see `Blocks.plain`. least: what is below it becomes 0.
+    transformed: as the tables have it.
     """
 
     decode: npt.NDArray[np.uint32]
@@ -96,11 +103,12 @@ class Arrays:
     run_offsets: Floats
     plain: int
     least: float
+    transformed: bool
 
 
 def arrays(tables: Tables, blocks: Blocks) -> Arrays:
     # What an offset is taken from has both signs.
-    plain = blocks.plain(tables.nonnegative and not any(tables.offsets))
+    plain = blocks.plain(tables.nonnegative and not any(tables.offsets), tables.transformed)
     lengths, bits = events.encode_tables(tables.codes, plain)
     shift = np.array(tables.shifts, np.float32)
     levels = np.zeros((16, 32), np.float32)
@@ -120,6 +128,7 @@ def arrays(tables: Tables, blocks: Blocks) -> Arrays:
         _run_offsets(offsets, blocks),
         plain,
         0.0 if tables.nonnegative else -math.inf,
+        tables.transformed,
     )
 
 
@@ -201,7 +210,8 @@ def usual(blocks: Blocks) -> Tables:
     """Tables that are fitted to nothing, for values of both signs."""
     channels = blocks.spec.channels
     shifts = ((0.0,) * KINDS,) * 16
-    return Tables(_usual_codes(), shifts, (1.0,) * channels, (0.0,) * channels, (0.0,) * blocks.offsets, False)
+    ones, zeros = (1.0,) * channels, (0.0,) * channels
+    return Tables(blocks.sides is not None, _usual_codes(), shifts, ones, zeros, (0.0,) * blocks.offsets, False)
 
 
 @lru_cache(maxsize=1)

@@ -25,12 +25,14 @@ def coefficients(x: Floats, blocks: Blocks, tables: Arrays) -> Floats:
         return found
     maps = _maps(x[:, blocks.run_values :], blocks) - tables.offsets[:, None, None]
     maps *= (np.float32(1) / tables.gains)[:, None, None]
+    matrices = transforms(tables.transformed)
     grid = found[:, : blocks.grid].reshape(n, blocks.spec.channels, len(blocks.rows), len(blocks.columns), 16)
     for i, j, down, across in _parts(blocks):
         part = np.zeros((*grid.shape[:2], 4, 4), np.float32)
         height, width = blocks.rows[i], blocks.columns[j]
         part[..., :height, :width] = maps[:, :, down : down + height, across : across + width]
-        grid[:, :, i, j] = _transformed(part, height, width).reshape(*grid.shape[:2], 16)[..., _ENDS]
+        made = _transformed(part, matrices[height], matrices[width])
+        grid[:, :, i, j] = made.reshape(*grid.shape[:2], 16)[..., _ENDS]
     return found
 
 
@@ -43,12 +45,13 @@ def values(found: Floats, scale: Floats, blocks: Blocks, tables: Arrays) -> Floa
     if blocks.sides is not None:
         maps = np.empty((n, spec.channels, *blocks.sides), np.float32)
         grid = found[:, : blocks.grid].reshape(n, spec.channels, len(blocks.rows), len(blocks.columns), 16)
+        matrices, meant = transforms(tables.transformed), 1 if tables.transformed else 16
         for i, j, down, across in _parts(blocks):
             height, width = blocks.rows[i], blocks.columns[j]
             part = np.empty((n, spec.channels, 16), np.float32)
             part[..., _ENDS] = grid[:, :, i, j]
-            part[..., 0] = np.where(part[..., 0] == 0, tables.means, part[..., 0])
-            back = _back(part.reshape(n, spec.channels, 4, 4), height, width)
+            part[..., :meant] = np.where(part[..., :meant] == 0, tables.means[:, None], part[..., :meant])
+            back = _back(part.reshape(n, spec.channels, 4, 4), matrices[height], matrices[width])
             back *= (tables.gains * scale[:, None])[..., None, None]
             back += tables.offsets[:, None, None]
             maps[:, :, down : down + height, across : across + width] = back[..., :height, :width]
@@ -72,9 +75,8 @@ def _maps(x: Floats, blocks: Blocks) -> Floats:
     return x.reshape(len(x), *blocks.sides, blocks.spec.channels).transpose(0, 3, 1, 2)
 
 
-def _transformed(part: Floats, height: int, width: int) -> Floats:
+def _transformed(part: Floats, down: Floats, across: Floats) -> Floats:
     """Coefficients of part [..., 4, 4]: down and then across, each sum of four from the left."""
-    down, across = transforms()[height], transforms()[width]
     once = np.empty_like(part)
     for k in range(4):
         row = part[..., 0, :] * down[k, 0]
@@ -90,9 +92,8 @@ def _transformed(part: Floats, height: int, width: int) -> Floats:
     return twice
 
 
-def _back(part: Floats, height: int, width: int) -> Floats:
+def _back(part: Floats, down: Floats, across: Floats) -> Floats:
     """Cells of coefficients [..., 4, 4]: across and then down, the even ones' sum and the odd ones' added."""
-    down, across = transforms()[height], transforms()[width]
     once = np.empty_like(part)
     for x in range(4):
         even = part[..., 0] * across[0, x] + part[..., 2] * across[2, x]

@@ -12,7 +12,7 @@ import numpy as np
 
 from fmshards.codec.base import Bytes
 from fmshards.codec.dct.blocks import CELLS, SEGMENT, STEPS, Blocks, steps
-from fmshards.codec.dct.cpu.inverse import get, likely, put
+from fmshards.codec.dct.cpu.inverse import AS_THEY_ARE, get, likely, put
 from fmshards.codec.dct.cpu.lay import lay, lay_runs, sides_of
 from fmshards.codec.dct.events import ESCAPED, EXTRA, SKIPS, STARTS, STATES, WINDOW
 from fmshards.codec.dct.tables import Arrays
@@ -45,7 +45,7 @@ def rows(data: Bytes, blocks: Blocks, tables: Arrays, out: torch.Tensor) -> None
         *(_EXTRAS, _CELL_OF, steps(), tables.plain, tables.least),
         *(tables.gains, tables.means, tables.offsets, tables.run_offsets),
         *sides_of(blocks),
-        *(blocks.count, blocks.grid, blocks.turned, *sides),
+        *(blocks.count, blocks.grid, blocks.turned, *sides, 0 if tables.transformed else AS_THEY_ARE),
         *(out.data_ptr(), out.stride(0)),
     )
 
@@ -195,7 +195,7 @@ def _read_one(kept: Any, tables: Any, plain: Any) -> Any:
 
 @jit.kernel(
     "void(i8, i8, i8, i8, u4[::1], u4[::1], f4[::1], u1[::1], u1[::1], f4[::1], i8, f4,"
-    "f4[::1], f4[::1], f4[::1], f4[::1], i8[::1], i8[::1], i8[:,::1], i8, i8, b1, i8, i8, i8, i8)"
+    "f4[::1], f4[::1], f4[::1], f4[::1], i8[::1], i8[::1], i8[:,::1], i8, i8, b1, i8, i8, i8, i8, i8)"
 )
 def _decode(
     data: Any,
@@ -222,6 +222,7 @@ def _decode(
     turned: Any,
     height: Any,
     width: Any,
+    as_they_are: Any,
     out: Any,
     out_stride: Any,
 ) -> None:
@@ -264,7 +265,7 @@ def _decode(
             if first < grid:
                 lay(
                     *(kept[j, _FOUND], step, first, min(last, grid), gains, means, offsets, heights, widths, columns),
-                    *(turned, height, width, to + 4 * len(run_offsets), least, block),
+                    *(turned, height, width, to + 4 * len(run_offsets), least, block, as_they_are),
                 )
             if last > grid:
                 lay_runs(found[j], cells, step, first, last, grid, run_offsets, to, least)

@@ -32,7 +32,7 @@ def rows(x: Floats, blocks: Blocks, tables: Arrays, out: Bytes) -> None:
     _encode(
         *(x.ctypes.data, len(x), blocks.spec.values),
         *(tables.lengths, tables.sizes, tables.bits, _KNOWN, BASE, EXTRA, _SKIPS, steps(), tables.plain),
-        *(np.float32(1) / tables.gains, tables.offsets, tables.run_offsets, matrices()),
+        *(np.float32(1) / tables.gains, tables.offsets, tables.run_offsets, matrices(tables.transformed)),
         *(np.array(blocks.rows, np.int64), np.array(blocks.columns, np.int64)),
         *(blocks.count, blocks.grid, blocks.turned, *sides, out),
     )

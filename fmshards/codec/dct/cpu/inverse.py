@@ -9,6 +9,7 @@ fused, so that values have the same bits on every machine.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
@@ -59,30 +60,35 @@ def likely(typing: Any, value: Any) -> Any:
     return types.boolean(types.int64), make
 
 
+AS_THEY_ARE = len(HEIGHTS) * len(WIDTHS)
+"""Added to a way: blocks that were not transformed."""
+
+
 def way(height: int, widths: Sequence[int]) -> int:
-    """The number of a choice of HEIGHTS and WIDTHS."""
+    """The number of a choice of HEIGHTS and WIDTHS, of blocks that were transformed."""
     return HEIGHTS.index(height) * len(WIDTHS) + WIDTHS.index(tuple(widths))
 
 
 @intrinsic
 def inverse(
-    typing: Any, way: Any, source: Any, mean: Any, gain: Any, offset: Any, low: Any, target: Any, stride: Any
+    typing: Any, which: Any, source: Any, mean: Any, gain: Any, offset: Any, low: Any, target: Any, stride: Any
 ) -> Any:
     """Coefficients of one or two blocks, float32 [4, 4] each, by columns, to rows of values, `stride` bytes apart.
 
-    way: see `way`. mean: instead of the first coefficient where it is 0. Values are multiplied by `gain`, `offset` is
-    added, and what is then under `low` becomes 0. The coefficients are made 0.
+    which: see `way`. mean: instead of the first coefficient where it is 0, of blocks that were not transformed instead
+    of every one. Values are multiplied by `gain`, `offset` is added, and what is then under `low` becomes 0. The
+    coefficients are made 0.
     """
 
     def make(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
         after = builder.append_basic_block("after")
         chosen = builder.switch(args[0], after)
-        for i, height in enumerate(HEIGHTS):
-            for j, widths in enumerate(WIDTHS):
+        for as_they_are in (0, AS_THEY_ARE):
+            for height, widths in product(HEIGHTS, WIDTHS):
                 block = builder.append_basic_block()
-                chosen.add_case(args[0].type(i * len(WIDTHS) + j), block)
+                chosen.add_case(args[0].type(as_they_are + way(height, widths)), block)
                 builder.position_at_end(block)
-                _brought_back(builder, height, widths, *args[1:])
+                _brought_back(builder, height, widths, not as_they_are, *args[1:])
                 builder.branch(after)
         builder.position_at_end(after)
         return context.get_dummy_value()
@@ -95,6 +101,7 @@ def _brought_back(
     builder: ir.IRBuilder,
     height: int,
     widths: Sequence[int],
+    transformed: bool,
     source: ir.Value,
     mean: ir.Value,
     gain: ir.Value,
@@ -104,12 +111,16 @@ def _brought_back(
     stride: ir.Value,
 ) -> None:
     lanes = 4 * len(widths)
-    columns = [_columns(builder, builder.add(source, _W(64 * i)), mean) for i in range(len(widths))]
-    if len(set(widths)) == 1:
-        across = _back(builder, _joined(builder, columns), widths[0])
+    columns = [_columns(builder, builder.add(source, _W(64 * i)), mean, transformed) for i in range(len(widths))]
+    if not transformed:
+        down = _turned(builder, _joined(builder, columns))[:height]
     else:
-        across = _joined(builder, [_back(builder, each, width) for each, width in zip(columns, widths, strict=True)])
-    down = _back(builder, _turned(builder, across), height)
+        if len(set(widths)) == 1:
+            across = _back(builder, _joined(builder, columns), widths[0])
+        else:
+            backs = [_back(builder, each, width) for each, width in zip(columns, widths, strict=True)]
+            across = _joined(builder, backs)
+        down = _back(builder, _turned(builder, across), height)
     gain, offset, low = (spread(builder, each, lanes) for each in (gain, offset, low))
     for row in down:
         values = builder.fadd(builder.fmul(row, gain), offset)
@@ -118,13 +129,16 @@ def _brought_back(
         target = builder.add(target, stride)
 
 
-def _columns(builder: ir.IRBuilder, source: ir.Value, mean: ir.Value) -> list[ir.Value]:
+def _columns(builder: ir.IRBuilder, source: ir.Value, mean: ir.Value, transformed: bool) -> list[ir.Value]:
     """The four columns of a block's coefficients, which become 0."""
     zeros = ir.Constant(_F4, [0.0] * 4)
     columns = [load(builder, builder.add(source, _W(16 * i)), _F4) for i in range(4)]
-    is_first = ir.Constant(ir.VectorType(_B, 4), [1, 0, 0, 0])
-    none = builder.and_(builder.fcmp_ordered("==", columns[0], zeros), is_first)
-    columns[0] = builder.select(none, spread(builder, mean, 4), columns[0])
+    mean = spread(builder, mean, 4)
+    for i in range(1 if transformed else 4):
+        none = builder.fcmp_ordered("==", columns[i], zeros)
+        if transformed:
+            none = builder.and_(none, ir.Constant(ir.VectorType(_B, 4), [1, 0, 0, 0]))
+        columns[i] = builder.select(none, mean, columns[i])
     for i in range(4):
         store(builder, zeros, builder.add(source, _W(16 * i)))
     return columns

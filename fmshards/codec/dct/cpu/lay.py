@@ -50,10 +50,12 @@ def lay(
     to: Any,
     least: Any,
     block: Any,
+    as_they_are: Any,
 ) -> None:
     """Blocks first to last of the grid, from address `source`, to a sample's places at address `to`.
 
     columns: see `sides_of`. turned: whether channels lie side by side. block: float32 [4, 8], for use here.
+    as_they_are: 0, or AS_THEY_ARE for blocks that were not transformed.
     """
     channels, rows = len(gains), len(heights)
     across = len(widths)
@@ -68,7 +70,7 @@ def lay(
         # The blocks side by side from here on.
         mean, gain, offset = means[channel], gains[channel] * step, offsets[channel]
         high = heights[i]
-        kind = (_HEIGHTS - high) * _WIDTHS
+        kind = as_they_are + (_HEIGHTS - high) * _WIDTHS
         stop = min(across, j + last - number)
         number += stop - j
         while j < stop:

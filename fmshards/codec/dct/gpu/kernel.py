@@ -46,7 +46,8 @@ class Placed:
 def placed(blocks: Blocks, tables: Arrays, device: torch.device) -> Placed:
     """Kept, as bringing them to a device for every batch would make the host wait."""
     arrays: tuple[Any, ...] = (
-        *(tables.decode.view(np.int32), tables.levels, steps(), np.array(CELLS, np.int32), transforms()),
+        *(tables.decode.view(np.int32), tables.levels, steps(), np.array(CELLS, np.int32)),
+        transforms(tables.transformed),
         *(tables.gains, tables.means, tables.offsets, tables.run_offsets, _sides(blocks.rows), _sides(blocks.columns)),
     )
     return Placed(*(torch.from_numpy(np.array(array)).to(device) for array in arrays))
@@ -89,6 +90,7 @@ def decode_slab(rows: torch.Tensor, blocks: Blocks, tables: Arrays, found: torch
             *(there.down, there.across),
             *(rows.stride(0), *to, lanes, blocks.count, channels, len(blocks.rows), len(blocks.columns)),
             *(blocks.sides[1], blocks.skipped // channels, tables.least),
+            TRANSFORMED=tables.transformed,
             CHANNEL_FIRST=strides[0] == 1 and strides[1] != 1,
             **last,
         )

@@ -20,6 +20,12 @@ def _sum(x0, x1, x2, x3, a0, a1, a2, a3):
 
 
 @triton.jit
+def _or(x, mean):
+    """x, or `mean` where it is 0."""
+    return tl.where(x == 0, mean, x)
+
+
+@triton.jit
 def _four(place, stride, mask):
     """Numbers at each address and the three that follow it, `stride` apart."""
     x0 = tl.load(place, mask=mask, other=0)
@@ -53,15 +59,17 @@ def dct_grid(
     side,
     skipped,
     least,
+    TRANSFORMED: tl.constexpr,
     CHANNEL_FIRST: tl.constexpr,
     DTYPE: tl.constexpr,
     LANES: tl.constexpr,
 ):
     """Blocks of the grid, `high` times `wide` of each channel, from `found` (see `dct_levels`).
 
-    matrices: `blocks.transforms`. down, across: int32 [high, 2] and [wide, 2], of each row and column of blocks its
-    first cell and its size. side: cells of a row. skipped: places before the first cell. least: what is below becomes
-    0. CHANNEL_FIRST: whether neighbouring lanes take neighbouring channels, else neighbouring blocks.
+    matrices: `blocks.transforms`; TRANSFORMED: of which kind. down, across: int32 [high, 2] and [wide, 2], of each row
+    and column of blocks its first cell and its size. side: cells of a row. skipped: places before the first cell.
+    least: what is below becomes 0. CHANNEL_FIRST: whether neighbouring lanes take neighbouring channels, else
+    neighbouring blocks.
     """
     lane = tl.program_id(0) * LANES + tl.arange(0, LANES)
     there = lane < lanes
@@ -87,7 +95,13 @@ def dct_grid(
     b0, b1, b2, b3 = _four(source + 1, 4, there)
     c0, c1, c2, c3 = _four(source + 2, 4, there)
     d0, d1, d2, d3 = _four(source + 3, 4, there)
-    a0 = tl.where(a0 == 0, tl.load(means + channel, mask=there, other=0), a0)
+    mean = tl.load(means + channel, mask=there, other=0)
+    a0 = _or(a0, mean)
+    if not TRANSFORMED:
+        a1, a2, a3 = _or(a1, mean), _or(a2, mean), _or(a3, mean)
+        b0, b1, b2, b3 = _or(b0, mean), _or(b1, mean), _or(b2, mean), _or(b3, mean)
+        c0, c1, c2, c3 = _or(c0, mean), _or(c1, mean), _or(c2, mean), _or(c3, mean)
+        d0, d1, d2, d3 = _or(d0, mean), _or(d1, mean), _or(d2, mean), _or(d3, mean)
 
     gain = tl.load(gains + channel, mask=there, other=0)
     gain = gain * step_of(rows + sample.to(tl.int64) * row_stride, steps, there)
