@@ -78,8 +78,30 @@ from fmshards.units import bytes_text, count_text
     type=click.FloatRange(0, 86400),
     help="seconds for the shard in work after SIGTERM or SIGUSR1",
 )
+@click.option(
+    "--ray",
+    "address",
+    is_flag=False,
+    flag_value="",
+    metavar="[ADDRESS]",
+    help="make the set by tasks of a Ray cluster: the one at ADDRESS, else where RAY_ADDRESS says, else this machine",
+)
+@click.option("--ray-tasks", "tasks", type=click.IntRange(1), help="how many; by default as many as there is room for")
+@click.option("--ray-cpus", "cpus", type=click.FloatRange(0), help="CPUs of a task; by default one more than --workers")
+@click.option("--ray-gpus", "gpus", type=click.FloatRange(0), help="GPUs of a task; by default 1 where there are any")
 @json_option
-def command(source: str, out: str, layers: tuple[str, ...], grace: float, as_json: bool, **options: Any) -> None:
+def command(
+    source: str,
+    out: str,
+    layers: tuple[str, ...],
+    grace: float,
+    address: str | None,
+    tasks: int | None,
+    cpus: float | None,
+    gpus: float | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Run the frozen layers of a model once over SOURCE and write a shard set at OUT.
 
     SOURCE is WebDataset shards (braces; a path or a URL) or a folder of images in class folders. What is
@@ -91,10 +113,17 @@ def command(source: str, out: str, layers: tuple[str, ...], grace: float, as_jso
     """
     if not layers and options["plan"] is None:
         raise click.UsageError("Missing option '--layer' (NAME:RATE), or '--plan' (a file of fmshards plan).")
-    from fmshards.extraction import extract
+    from fmshards.extraction import extract, extract_on_ray
 
+    options["layers"] = layers or None
+    if address is None and (tasks, cpus, gpus) != (None, None, None):
+        raise click.UsageError("--ray-tasks, --ray-cpus and --ray-gpus have no meaning without --ray.")
     with Preemption(grace) as stop:
-        manifest = extract(source, out, layers=layers or None, progress=True, stop=stop, **options)
+        if address is None:
+            manifest = extract(source, out, progress=True, stop=stop, **options)
+        else:
+            options |= {"address": address or None, "tasks": tasks, "cpus": cpus, "gpus": gpus}
+            manifest = extract_on_ray(source, out, progress=True, stop=stop, **options)
     sizes = {name: sum(s.bytes for s in shards) for name, shards in manifest.shards.items()}
     errors = {name: error["db"] for name, error in manifest.errors.items()}
     if as_json:

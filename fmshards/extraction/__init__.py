@@ -18,6 +18,7 @@ work.py        which shards are missing, and which of them are made here
 pipeline.py    these are made
 stopping.py    ending before all is done, as asked; waiting for others
 entry.py       the function
+on_ray.py      the function by tasks of a Ray cluster
 status.py      how far a set is, and who is at work on it
 propose.py     `plan`: the sample of a source for the room planning, and `NAME:auto`
 planned.py     its answer as options of extraction, made and taken
@@ -30,6 +31,7 @@ soundness.py   a set against what its readers accept, and what mends it
 from __future__ import annotations
 
 from fmshards.extraction.entry import extract, run
+from fmshards.extraction.on_ray import extract_on_ray
 from fmshards.extraction.options import Options, layer_rates
 from fmshards.extraction.propose import plan
 from fmshards.extraction.status import Status, status
@@ -37,4 +39,4 @@ from fmshards.extraction.verify import Report, verify
 
 extract.verify = verify  # type: ignore[attr-defined]  # fmshards.extract.verify is an older name of it
 
-__all__ = ["Options", "Report", "Status", "extract", "layer_rates", "plan", "run", "status", "verify"]
+__all__ = ["Options", "Report", "Status", "extract", "extract_on_ray", "layer_rates", "plan", "run", "status", "verify"]

@@ -170,6 +170,8 @@ def run(
         raise InputError(f"out is {out!r}; expected a folder or a URL"[:300])
     if not isinstance(overwrite, bool):
         raise InputError(f"overwrite is {overwrite!r}; expected True or False"[:300])
+    if not callable(stop):
+        raise InputError(f"stop is {stop!r}; expected a function that says whether to stop"[:300])
     mine = part_of(part)
     if overwrite and mine.count > 1:
         raise InputError(
