@@ -1,0 +1,100 @@
+"""Which source is meant by what people write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from fmshards import store
+from fmshards.errors import InputError
+from fmshards.extraction.sources.base import Source
+from fmshards.extraction.sources.classes import read_classes
+from fmshards.extraction.sources.dataset import DatasetSource
+from fmshards.extraction.sources.folder import FolderSource
+from fmshards.extraction.sources.image import check_orientation
+from fmshards.extraction.sources.parquet import ParquetSource
+from fmshards.extraction.sources.scan import archives, file_names, is_parquet, scan
+from fmshards.extraction.sources.webdataset import WebDatasetSource
+
+_SHARD_SIZE = 4096
+
+
+def open_source(
+    source: Any,
+    *,
+    shard_size: int | None = None,
+    image_field: str | None = None,
+    seed: int = 0,
+    classes: Any = None,
+    orientation: str = "apply",
+    fields: Collection[str] | None = None,
+    drop_fields: Collection[str] = (),
+) -> Source:
+    """The source that `source` names.
+
+    source: text or a path: a local folder of images (or of tars or Parquet files), else WebDataset shards or Parquet
+        files (braces, globs, fsspec URLs); a list of texts or paths of either; any other object: a map-style data set.
+    classes: class names in the order of their numbers, or the path or URL of a text file with one a line, or of a set
+        whose classes are meant. A folder's classes get these numbers; the labels of other sources are held against
+        them. None: a folder's own, sorted; of other sources those that they name themselves.
+    orientation: what becomes of encoded images whose EXIF says that they lie on their side: "apply" turns them,
+        "ignore" takes them as they lie, "refuse" raises InputError.
+    fields, drop_fields: which fields will travel: columns of Parquet files that will not are not read.
+
+    Raises InputError, and StoreError where a shard is not there.
+    """
+    if shard_size is not None and shard_size < 1:
+        raise InputError(f"shard_size is {shard_size}; expected 1 or more")
+    size = shard_size or _SHARD_SIZE
+    names, orientation = read_classes(classes), check_orientation(orientation)
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    if isinstance(source, str):
+        folder = _folder(source)
+        if folder is not None:
+            source = archives(folder, file_names(Path(folder)), lambda: scan(Path(folder)).images)
+            if not source:
+                if image_field is not None:
+                    raise InputError(f"image_field={image_field!r} has no meaning for a folder of images")
+                return FolderSource(folder, size, seed, classes=names, orientation=orientation)
+    elif _texts(source):
+        source = [os.fspath(url) for url in source]
+    else:
+        return DatasetSource(source, size, image_field, classes=names, orientation=orientation)
+    urls = store.expand(source)
+    tables = [url for url in urls if is_parquet(url)]
+    if tables:
+        if len(tables) < len(urls):
+            other = next(url for url in urls if not is_parquet(url))
+            raise InputError(
+                f"the source names Parquet files ({tables[0]} ...) and others ({other} ...); name one kind"
+            )
+        return ParquetSource(
+            urls, size, image_field, classes=names, orientation=orientation, fields=fields, drop_fields=drop_fields
+        )
+    if shard_size is not None:
+        raise InputError(
+            "shard_size is given, but one shard comes from one input shard where the source is WebDataset tars; leave "
+            "it out"
+        )
+    return WebDatasetSource(urls, image_field, classes=names, orientation=orientation)
+
+
+def _folder(source: str) -> str | None:
+    """The local folder that `source` names, if it does."""
+    if not source:
+        raise InputError("the source is an empty text; expected a folder, tars or a data set")
+    try:
+        source.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the source {source!r} is not UTF-8, and cannot be kept in a plan; rename it") from None
+    path = store.local_path(source) if store.is_local(source) else None
+    return path if path is not None and os.path.isdir(path) else None
+
+
+def _texts(source: Any) -> bool:
+    return (
+        isinstance(source, Sequence) and len(source) > 0 and all(isinstance(url, (str, os.PathLike)) for url in source)
+    )
