@@ -45,7 +45,9 @@ from fmshards.units import bytes_text, count_text
 @click.option("--chunk", type=int, help="samples in a chunk; by default 4 MB of the largest row, 8 to 256")
 @click.option("--filter", type=click.Choice(["zstd"]), help="make members smaller without loss; none by default")
 @click.option("--shard-size", type=int, help="samples in a shard, of anything but tars (4096)")
-@click.option("--image-field", help="the field that holds the image; by default the only one that can")
+@click.option(
+    "--image-field", help="the field or column that holds the image; by default the only one that can, or url"
+)
 @click.option(
     "--orientation",
     type=click.Choice(["apply", "refuse", "ignore"]),
@@ -68,8 +70,9 @@ from fmshards.units import bytes_text, count_text
 def command(source: str, out: str, layers: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Run the frozen layers of a model once over SOURCE and write a shard set at OUT.
 
-    SOURCE is WebDataset shards or Parquet files (braces; a path or a URL), or a folder of these or of images in class
-    folders. What is already whole in OUT is kept, so that the same command continues where it was stopped.
+    SOURCE is WebDataset shards or Parquet files (braces; a path or a URL), a folder of these or of images in class
+    folders, or a list of URLs (.txt, .csv, .tsv, .jsonl). What is already whole in OUT is kept, so that the same
+    command continues where it was stopped.
     """
     if not layers and options["plan"] is None:
         raise click.UsageError("Missing option '--layer' (NAME:RATE), or '--plan' (a file of fmshards plan).")

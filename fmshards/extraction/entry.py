@@ -77,9 +77,9 @@ def extract(
     other options, weights, functions or images made is refused; images of which nothing is made yet may change.
 
     source: WebDataset tars or Parquet files (text with braces, a list, a folder of them; paths or fsspec URLs), a
-        folder of images in class folders, or a map-style data set of images, (image, label) pairs or dicts. Files are
-        known by a digest of their content; of a data set 8 stored samples are made again, and a `fingerprint` that it
-        has is compared.
+        file that lists URLs of images, a folder of images in class folders, or a map-style data set of images, (image,
+        label) pairs or dicts. Files are known by a digest of their content; of a data set 8 stored samples are made
+        again, and a `fingerprint` that it has is compared.
     out: a folder, or an fsspec URL.
     model, weights: text as on the command line, or a module (used as it is, in eval mode).
     layers: cut name -> rate, `NAME:RATE`, or a list of such texts. A rate is bits a value (ZFP); "int2" to "int8", a

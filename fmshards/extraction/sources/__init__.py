@@ -6,6 +6,9 @@ webdataset.py   tars in WebDataset's way, on a disk or at URLs; one input shard 
 parquet.py      Parquet files with a column of images; an input shard is a run of row groups
 parquet_file.py a Parquet file's footer and rows, read through the store
 columns.py      which column is the image, which are fields; class names of Hugging Face's metadata
+url_list.py     a file that lists the URLs of images; an input shard is a run of its rows
+list_look.py    one look at a whole list: where shards begin, what labels are, what cannot be an item
+list_file.py    such a file, as rows: text, CSV, TSV, JSON-lines
 folder.py       a folder of class folders, in a seeded permutation
 dataset.py      a map-style data set from Python
 tar.py          a strict reader of tars
@@ -25,6 +28,7 @@ from fmshards.extraction.sources.folder import FolderSource
 from fmshards.extraction.sources.image import ORIENTATIONS
 from fmshards.extraction.sources.opening import open_source
 from fmshards.extraction.sources.parquet import ParquetSource
+from fmshards.extraction.sources.url_list import ListSource
 from fmshards.extraction.sources.webdataset import WebDatasetSource
 
 __all__ = [
@@ -32,6 +36,7 @@ __all__ = [
     "DatasetSource",
     "FolderSource",
     "Item",
+    "ListSource",
     "ParquetSource",
     "Sample",
     "Source",

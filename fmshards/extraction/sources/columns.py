@@ -75,6 +75,17 @@ def encoded_image(value: Any) -> bytes:
     raise InputError("the row has no image: the column is empty there; leave the row out")
 
 
+def own_key(row: Mapping[str, Any], seen: set[str], where: str) -> str:
+    """The key that a row has in its column for that, which is added to those `seen`. Raises InputError."""
+    key = row[KEY]
+    if not isinstance(key, str) or not key:
+        raise InputError(f"{where}: {KEY} is {key!r}; expected text")
+    if key in seen:
+        raise InputError(f"{where}: the key {key!r} comes twice; keys differ within a shard")
+    seen.add(key)
+    return key
+
+
 def metadata_classes(schema: Any) -> tuple[str, ...] | None:
     """The class names of the label's column, as Hugging Face's `datasets` writes them into a schema's metadata."""
     try:

@@ -14,8 +14,10 @@ from fmshards.extraction.sources.classes import read_classes
 from fmshards.extraction.sources.dataset import DatasetSource
 from fmshards.extraction.sources.folder import FolderSource
 from fmshards.extraction.sources.image import check_orientation
+from fmshards.extraction.sources.list_file import list_kind
 from fmshards.extraction.sources.parquet import ParquetSource
 from fmshards.extraction.sources.scan import archives, file_names, is_parquet, scan
+from fmshards.extraction.sources.url_list import ListSource
 from fmshards.extraction.sources.webdataset import WebDatasetSource
 
 _SHARD_SIZE = 4096
@@ -34,8 +36,9 @@ def open_source(
 ) -> Source:
     """The source that `source` names.
 
-    source: text or a path: a local folder of images (or of tars or Parquet files), else WebDataset shards or Parquet
-        files (braces, globs, fsspec URLs); a list of texts or paths of either; any other object: a map-style data set.
+    source: text or a path: a local folder of images (or of tars or Parquet files); else WebDataset shards or Parquet
+        files (braces, globs, fsspec URLs), or one file that lists URLs; a list of texts or paths of tars or Parquet
+        files; any other object: a map-style data set.
     classes: class names in the order of their numbers, or the path or URL of a text file with one a line, or of a set
         whose classes are meant. A folder's classes get these numbers; the labels of other sources are held against
         them. None: a folder's own, sorted; of other sources those that they name themselves.
@@ -64,6 +67,11 @@ def open_source(
     else:
         return DatasetSource(source, size, image_field, classes=names, orientation=orientation)
     urls = store.expand(source)
+    lists = [url for url in urls if list_kind(url)]
+    if lists:
+        if len(urls) > 1:
+            raise InputError(f"the source is {len(urls)} files, {lists[0]} among them; a list of URLs is given alone")
+        return ListSource(urls[0], size, image_field, classes=names, orientation=orientation)
     tables = [url for url in urls if is_parquet(url)]
     if tables:
         if len(tables) < len(urls):

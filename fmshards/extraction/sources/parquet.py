@@ -18,6 +18,7 @@ from fmshards.extraction.sources.columns import (
     field_names,
     image_column,
     metadata_classes,
+    own_key,
     schema_difference,
 )
 from fmshards.extraction.sources.content import RowsDigest
@@ -118,7 +119,7 @@ class ParquetSource:
         for i, row in enumerate(rows):
             key = f"{part.stem}/{part.row + i:08d}"
             if self._key is not None:
-                key = _own_key(row, seen, f"{part.url}: row {part.row + i}")
+                key = own_key(row, seen, f"{part.url}: row {part.row + i}")
             fields = {field: row[column] for column, field in self._fields.items()}
             try:
                 image = encoded_image(row[self._image])
@@ -210,13 +211,3 @@ def _stems(urls: Sequence[str]) -> list[str]:
 
 def _wanted(field: str, fields: Collection[str] | None, drop_fields: Collection[str]) -> bool:
     return field in fields if fields is not None else field not in drop_fields
-
-
-def _own_key(row: dict[str, Any], seen: set[str], where: str) -> str:
-    key = row[KEY]
-    if not isinstance(key, str) or not key:
-        raise InputError(f"{where}: {KEY} is {key!r}; expected text")
-    if key in seen:
-        raise InputError(f"{where}: the key {key!r} comes twice; keys differ within a shard")
-    seen.add(key)
-    return key
