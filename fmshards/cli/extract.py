@@ -70,8 +70,8 @@ from fmshards.units import bytes_text, count_text
 def command(source: str, out: str, layers: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Run the frozen layers of a model once over SOURCE and write a shard set at OUT.
 
-    SOURCE is WebDataset shards or Parquet files (braces; a path or a URL), a folder of these or of images in class
-    folders, or a list of URLs (.txt, .csv, .tsv, .jsonl). What is already whole in OUT is kept, so that the same
+    SOURCE is WebDataset shards or Parquet files (braces, *), a folder of these or of images in class folders, or a
+    list of URLs (.txt, .csv, .tsv, .jsonl); at a path or a URL. What is already whole in OUT is kept, so that the same
     command continues where it was stopped.
     """
     if not layers and options["plan"] is None:

@@ -9,11 +9,12 @@ columns.py      which column is the image, which are fields; class names of Hugg
 url_list.py     a file that lists the URLs of images; an input shard is a run of its rows
 list_look.py    one look at a whole list: where shards begin, what labels are, what cannot be an item
 list_file.py    such a file, as rows: text, CSV, TSV, JSON-lines
-folder.py       a folder of class folders, in a seeded permutation
+folder.py       a folder of class folders, on a disk or in a store, in a seeded permutation
 dataset.py      a map-style data set from Python
 tar.py          a strict reader of tars
 image_field.py  which member of a WebDataset sample is its image; names with dots
 scan.py         what lies below a folder: links, odd names, archives among images
+scan_store.py   the same of a folder in a store
 image.py        encoded bytes to an RGB image, turned as its EXIF says
 classes.py      class names that are given, and labels held against them
 content.py      stamps and digests: whether input is what it was

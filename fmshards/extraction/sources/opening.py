@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fmshards.extraction.sources.image import check_orientation
 from fmshards.extraction.sources.list_file import list_kind
 from fmshards.extraction.sources.parquet import ParquetSource
 from fmshards.extraction.sources.scan import archives, file_names, is_parquet, scan
+from fmshards.extraction.sources.scan_store import scan_store
 from fmshards.extraction.sources.url_list import ListSource
 from fmshards.extraction.sources.webdataset import WebDatasetSource
 
@@ -36,7 +38,8 @@ def open_source(
 ) -> Source:
     """The source that `source` names.
 
-    source: text or a path: a local folder of images (or of tars or Parquet files); else WebDataset shards or Parquet
+    source: text or a path: a folder of images (or of tars or Parquet files), at a
+        URL too where that can be listed and ends with a slash or has no extension; else WebDataset shards or Parquet
         files (braces, globs, fsspec URLs), or one file that lists URLs; a list of texts or paths of tars or Parquet
         files; any other object: a map-style data set.
     classes: class names in the order of their numbers, or the path or URL of a text file with one a line, or of a set
@@ -57,11 +60,11 @@ def open_source(
     if isinstance(source, str):
         folder = _folder(source)
         if folder is not None:
-            source = archives(folder, file_names(Path(folder)), lambda: scan(Path(folder)).images)
+            source = archives(folder.url, folder.names, folder.images)
             if not source:
                 if image_field is not None:
                     raise InputError(f"image_field={image_field!r} has no meaning for a folder of images")
-                return FolderSource(folder, size, seed, classes=names, orientation=orientation)
+                return FolderSource(folder.url, size, seed, classes=names, orientation=orientation)
     elif _texts(source):
         source = [os.fspath(url) for url in source]
     else:
@@ -90,16 +93,42 @@ def open_source(
     return WebDatasetSource(urls, image_field, classes=names, orientation=orientation)
 
 
-def _folder(source: str) -> str | None:
-    """The local folder that `source` names, if it does."""
+@dataclass(frozen=True)
+class _Folder:
+    """names: of what lies directly in it."""
+
+    url: str
+    names: list[str]
+
+    def images(self) -> Collection[str]:
+        return scan(Path(self.url)).images if store.is_local(self.url) else scan_store(self.url).images
+
+
+def _folder(source: str) -> _Folder | None:
+    """The folder that `source` names, if it does."""
     if not source:
         raise InputError("the source is an empty text; expected a folder, tars or a data set")
     try:
         source.encode()
     except UnicodeEncodeError:
         raise InputError(f"the source {source!r} is not UTF-8, and cannot be kept in a plan; rename it") from None
-    path = store.local_path(source) if store.is_local(source) else None
-    return path if path is not None and os.path.isdir(path) else None
+    if store.is_local(source):
+        path = str(Path(store.local_path(source)))
+        return _Folder(path, file_names(Path(path))) if os.path.isdir(path) else None
+    if not _may_be_folder(source):
+        return None
+    names = store.list_names(source)
+    if not names and source.endswith("/"):
+        raise InputError(f"{source}: nothing is there; expected a folder of images, tars or Parquet files")
+    return _Folder(source.rstrip("/"), names) if names else None
+
+
+def _may_be_folder(url: str) -> bool:
+    """Whether a URL looks like that of a folder: it ends with a slash, or its last name has no extension. A web server
+    has files without one, so there the slash decides."""
+    if any(mark in url for mark in "*{"):
+        return False
+    return url.endswith("/") or ("." not in url.rpartition("/")[2] and not url.startswith(("http://", "https://")))
 
 
 def _texts(source: Any) -> bool:

@@ -12,7 +12,8 @@ from fmshards.errors import InputError, warn
 from fmshards.extraction.sources.base import IMAGE_EXTENSIONS
 
 Seen = tuple[int, str]
-"""A file's size in bytes, and the times of its last writing and change in nanoseconds."""
+"""A file's size in bytes, and the times of its last writing and change in nanoseconds; of an object its mark, "" where
+it has none."""
 TARS = (".tar",)
 PACKED_TARS = (".tar.gz", ".tgz")
 PARQUET = ".parquet"
@@ -84,7 +85,7 @@ def is_image(path: str) -> bool:
     return path.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
 
 
-def warn_left_out(root: Path, found: Scan) -> None:
+def warn_left_out(root: str, found: Scan) -> None:
     """One warning for files that are no images, one for links to what is read already."""
     if found.others:
         warn(
