@@ -69,10 +69,10 @@ def encoded_image(value: Any) -> bytes:
     path = value.get("path") if isinstance(value, Mapping) else None
     if path:
         raise InputError(
-            f"the file holds no image but the path {path!r} to one; embed the images, as push_to_hub does, or give "
-            "their folder or a list of their paths"
+            f"it holds no image but the path {path!r} to one; embed the images, as push_to_hub does, or give their "
+            "folder or a list of their paths"
         )
-    raise InputError("the row has no image: the column is empty there; leave the row out")
+    raise InputError("it has no image: the column is empty there; leave the row out")
 
 
 def own_key(row: Mapping[str, Any], seen: set[str], where: str) -> str:

@@ -159,7 +159,7 @@ def test_what_cannot_travel_is_named_before_anything_is_read(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (None, r"key 'a/00000006' \(row 6\): the row has no image"),
+        (None, r"key 'a/00000006' \(row 6\): it has no image"),
         ({"bytes": None, "path": "x/6.png"}, r"row 6.*no image but the path 'x/6\.png'.*embed"),
     ],
 )
