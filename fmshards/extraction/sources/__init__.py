@@ -15,6 +15,7 @@ tar.py          a strict reader of tars
 image_field.py  which member of a WebDataset sample is its image; names with dots
 scan.py         what lies below a folder: links, odd names, archives among images
 scan_store.py   the same of a folder in a store
+fetch.py        files of a store read side by side
 image.py        encoded bytes to an RGB image, turned as its EXIF says
 classes.py      class names that are given, and labels held against them
 content.py      stamps and digests: whether input is what it was

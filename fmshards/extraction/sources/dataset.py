@@ -88,6 +88,9 @@ class DatasetSource:
         for i in range(first, first + self.work(shard)):
             yield Item(f"{i:08d}", i, {}, i - first + 1)
 
+    def fetched(self, items: Sequence[Item]) -> Sequence[Item]:
+        return items
+
     def load(self, item: Item) -> Sample:
         value = self.data[item.data]
         key = item.key

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fmshards.errors import InputError, warn
 from fmshards.extraction.sources.base import IMAGE_EXTENSIONS, Item, Sample
 from fmshards.extraction.sources.classes import check_known
 from fmshards.extraction.sources.content import files_content
+from fmshards.extraction.sources.fetch import read_all
 from fmshards.extraction.sources.image import decode_image
 from fmshards.extraction.sources.scan import Scan, Seen, scan, warn_left_out
 from fmshards.extraction.sources.scan_store import scan_store
@@ -98,8 +100,14 @@ class FolderSource:
                 fields |= {"cls": self._numbers[name], "class": name}
             yield Item(key, path, fields, i + 1)
 
+    def fetched(self, items: Sequence[Item]) -> Sequence[Item]:
+        if self.local:
+            return items
+        found = read_all([item.data for item in items], self._read)
+        return [replace(item, data=data) for item, data in zip(items, found, strict=True)]
+
     def load(self, item: Item) -> Sample:
-        data = self._read(item.data)
+        data = item.data.result() if isinstance(item.data, Future) else self._read(item.data)
         return Sample(item.key, decode_image(data, self.orientation), item.fields, hashlib.sha256(data).digest())
 
     def loaded(self, shard: int, digests: Sequence[bytes]) -> None:

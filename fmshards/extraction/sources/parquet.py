@@ -129,6 +129,9 @@ class ParquetSource:
             yield Item(key, image, fields, i + 1)
         self._digests[shard] = digest.content
 
+    def fetched(self, items: Sequence[Item]) -> Sequence[Item]:
+        return items
+
     def load(self, item: Item) -> Sample:
         if self._given and self.classes is not None and LABEL not in self._unread:
             check_label(item.fields, self.classes)

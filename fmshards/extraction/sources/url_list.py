@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fmshards import store
@@ -12,6 +13,7 @@ from fmshards.errors import FmshardsError, InputError
 from fmshards.extraction.sources.base import Item, Sample
 from fmshards.extraction.sources.classes import check_label
 from fmshards.extraction.sources.columns import KEY, field_names, own_key
+from fmshards.extraction.sources.fetch import read_all
 from fmshards.extraction.sources.image import decode_image
 from fmshards.extraction.sources.list_file import URL, ListFile, Row
 from fmshards.extraction.sources.list_look import Look, place_of
@@ -19,6 +21,15 @@ from fmshards.shards import InputShard
 from fmshards.shards.fields import LABEL
 
 _CLASS = "class"
+
+
+@dataclass(frozen=True)
+class _Image:
+    """Where an item is listed and lies, and its bytes, once they were fetched."""
+
+    line: int
+    place: str
+    coming: Future[bytes] | None = None
 
 
 class ListSource:
@@ -89,14 +100,22 @@ class ListSource:
             fields = {field: row.values[column] for column, field in named.items()}
             if LABEL in fields:
                 fields |= self._label(fields)
-            yield Item(key, (row.line, place_of(self.url, row.values[self._image])), fields, i + 1)
+            yield Item(key, _Image(row.line, place_of(self.url, row.values[self._image])), fields, i + 1)
+
+    def fetched(self, items: Sequence[Item]) -> Sequence[Item]:
+        far = [item for item in items if not store.is_local(item.data.place)]
+        if not far:
+            return items
+        coming = read_all([item.data.place for item in far], store.read)
+        found = {item.key: data for item, data in zip(far, coming, strict=True)}
+        return [replace(item, data=replace(item.data, coming=found.get(item.key))) for item in items]
 
     def load(self, item: Item) -> Sample:
-        line, place = item.data
+        line, place, coming = item.data.line, item.data.place, item.data.coming
         if self.classes is not None:
             check_label(item.fields, self.classes)
         try:
-            data = store.read(place)
+            data = store.read(place) if coming is None else coming.result()
             image = decode_image(data, self.orientation)
         except FmshardsError as error:
             what = str(error) if place in str(error) else f"{place}: {error}"
