@@ -3,11 +3,11 @@
 base.py         what a source is: Item, Sample, the Source protocol
 opening.py      which source is meant by what people write
 webdataset.py   tars in WebDataset's way, on a disk or at URLs; one input shard a tar
-parquet.py      Parquet files with a column of images; an input shard is a run of row groups
+parquet.py      Parquet files with a column of images; an input shard is some row groups of a file
 parquet_file.py a Parquet file's footer and rows, read through the store
 columns.py      which column is the image, which are fields; class names of Hugging Face's metadata
-url_list.py     a file that lists the URLs of images; an input shard is a run of its rows
-list_look.py    one look at a whole list: where shards begin, what labels are, what cannot be an item
+url_list.py     a file that lists the URLs of images; an input shard is some of its rows
+list_check.py   a whole list read once: where shards begin, what labels are, what cannot be an item
 list_file.py    such a file, as rows: text, CSV, TSV, JSON-lines
 folder.py       a folder of class folders, on a disk or in a store, in a seeded permutation
 dataset.py      a map-style data set from Python

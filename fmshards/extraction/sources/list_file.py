@@ -35,7 +35,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Place:
+class Start:
     """Where rows begin: a byte, and how many lines are before it."""
 
     byte: int
@@ -57,7 +57,7 @@ class ListFile:
         self._data = store.read(url, 0, size)
         self.begin, self.columns = self._header()
 
-    def rows(self, start: Place) -> Iterator[Row]:
+    def rows(self, start: Start) -> Iterator[Row]:
         """From `start` on."""
         if self.kind in _DELIMITERS:
             yield from self._cells(start)
@@ -76,18 +76,18 @@ class ListFile:
     def error(self, line: int, what: str) -> InputError:
         return InputError(f"{self.url}, line {line}: {what}")
 
-    def _header(self) -> tuple[Place, tuple[str, ...] | None]:
+    def _header(self) -> tuple[Start, tuple[str, ...] | None]:
         """Where rows begin, and the columns of a table."""
-        start = Place(3 if self._data.startswith(b"\xef\xbb\xbf") else 0, 0)
+        start = Start(3 if self._data.startswith(b"\xef\xbb\xbf") else 0, 0)
         if self.kind not in _DELIMITERS:
             return start, None
         for line, cells, end in self._parsed(start):
             if "" in cells or len(set(cells)) < len(cells):
                 raise self.error(line, f"expected a header of column names, each once, found {cells!r}"[:200])
-            return Place(end, line), tuple(cells)
+            return Start(end, line), tuple(cells)
         raise InputError(f"{self.url} is empty; expected a header of column names, {URL} among them")
 
-    def _cells(self, start: Place) -> Iterator[Row]:
+    def _cells(self, start: Start) -> Iterator[Row]:
         assert self.columns is not None
         for line, cells, end in self._parsed(start):
             if not cells:
@@ -96,7 +96,7 @@ class ListFile:
                 raise self.error(line, f"expected {len(self.columns)} cells, as the header has, found {len(cells)}")
             yield Row(line, dict(zip(self.columns, cells, strict=True)), end)
 
-    def _parsed(self, start: Place) -> Iterator[tuple[int, list[str], int]]:
+    def _parsed(self, start: Start) -> Iterator[tuple[int, list[str], int]]:
         """(number of its last line, cells, byte after it) of each row."""
         at = [start.byte]
 
@@ -121,7 +121,7 @@ class ListFile:
             raise self.error(line, f"expected an object with {URL}, found {text.strip()!r}"[:200])
         return found
 
-    def _lines(self, start: Place) -> Iterator[tuple[int, str, int]]:
+    def _lines(self, start: Start) -> Iterator[tuple[int, str, int]]:
         """(number, text with its end, byte after it) of each line."""
         at, number = start.byte, start.lines
         while at < len(self._data):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fmshards import store
-from fmshards.errors import InputError
+from fmshards.errors import InputError, StoreError, TransientError
 from fmshards.extraction.sources.base import Source
 from fmshards.extraction.sources.classes import read_classes
 from fmshards.extraction.sources.dataset import DatasetSource
@@ -117,7 +117,14 @@ def _folder(source: str) -> _Folder | None:
         return _Folder(path, file_names(Path(path))) if os.path.isdir(path) else None
     if not _may_be_folder(source):
         return None
-    names = store.list_names(source)
+    try:
+        names = store.list_names(source)
+    except TransientError:
+        raise
+    except StoreError:  # who may read a tar may not be allowed to list
+        if source.endswith("/"):
+            raise
+        return None
     if not names and source.endswith("/"):
         raise InputError(f"{source}: nothing is there; expected a folder of images, tars or Parquet files")
     return _Folder(source.rstrip("/"), names) if names else None

@@ -186,7 +186,7 @@ def _check_alike(footers: Sequence[Footer], columns: Sequence[str], classes: tup
 
 
 def _divided(footer: Footer, stem: str, shard_size: int) -> list[_Part]:
-    """The file's row groups in runs of up to `shard_size` rows."""
+    """The file's row groups, as many together as have `shard_size` rows at most."""
     starts, rows, total = list[tuple[int, int]](), 0, 0
     for i, (count, _) in enumerate(footer.groups):
         if not starts or (rows and rows + count > shard_size):

@@ -15,8 +15,8 @@ from fmshards.extraction.sources.classes import check_label
 from fmshards.extraction.sources.columns import KEY, field_names, own_key
 from fmshards.extraction.sources.fetch import read_all
 from fmshards.extraction.sources.image import decode_image
+from fmshards.extraction.sources.list_check import ListCheck, place_of
 from fmshards.extraction.sources.list_file import URL, ListFile, Row
-from fmshards.extraction.sources.list_look import Look, place_of
 from fmshards.shards import InputShard
 from fmshards.shards.fields import LABEL
 
@@ -58,12 +58,12 @@ class ListSource:
         if image_field is not None and self._list.kind == "txt":
             raise InputError(f"image_field={image_field!r} has no meaning for a list of lines; give a .csv or .jsonl")
         self._image = image_field or URL
-        looked = Look(self._list, self._image, shard_size)
-        self._starts, self._columns = looked.starts, looked.columns
+        checked = ListCheck(self._list, self._image, shard_size)
+        self._starts, self._columns = checked.starts, checked.columns
         self.classes = self._named = None  # type: tuple[str, ...] | None
-        if looked.names:
-            self.classes = self._named = classes or tuple(sorted(looked.names))
-            for name, line in looked.names.items():
+        if checked.names:
+            self.classes = self._named = classes or tuple(sorted(checked.names))
+            for name, line in checked.names.items():
                 if name not in self.classes:
                     raise self._list.error(
                         line, f"the label {name!r} is not among the {len(self.classes)} classes that are given"
@@ -71,12 +71,12 @@ class ListSource:
         else:
             self.classes = classes
         self._numbers = {name: i for i, name in enumerate(self._named or ())}
-        self._whole = looked.whole
+        self._whole = checked.whole
         self.inputs = tuple(
             InputShard(name=f"{i:06d}", url=url, bytes=None, samples=count, digest=digest)
-            for i, (count, digest) in enumerate(zip(looked.counts, looked.digests, strict=True))
+            for i, (count, digest) in enumerate(zip(checked.counts, checked.digests, strict=True))
         )
-        self._stamps = looked.stamps
+        self._stamps = checked.stamps
         self._digests: dict[int, list[bytes]] = {}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One look at a whole list: where its shards begin, what its labels are, and whether each row can be an item."""
+"""A whole list read once: where its shards begin, what its labels are, and whether each row can be an item."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 from fmshards import store
 from fmshards.errors import FmshardsError, InputError
 from fmshards.extraction.sources.columns import field_names
-from fmshards.extraction.sources.list_file import ListFile, Place, Row
+from fmshards.extraction.sources.list_file import ListFile, Row, Start
 from fmshards.shards.fields import LABEL
 
 _MOST_NUMBERS = 100_000  # different numbers among labels: with more of them, labels are no names of classes
 
 
-class Look:
+class ListCheck:
     """starts, counts, digests, stamps: of each shard. columns: of every row. names: see below; whole: whether labels
     that are text and numbers are whole ones. Raises InputError, naming list and line."""
 
     def __init__(self, listed: ListFile, image: str, shard_size: int) -> None:
         self._list, self._image = listed, image
-        self.starts: list[Place] = []
+        self.starts: list[Start] = []
         self.counts: list[int] = []
         self.digests: list[str] = []
         self.stamps: list[str] = []
@@ -31,23 +31,23 @@ class Look:
         self._texts: dict[str, int] = {}
         self._label: str | None = None
         self._named = self._other = 0  # the first line of a label that is a name, and of one that is no text
-        place = listed.begin
+        start = listed.begin
         rows = 0
         stats = hashlib.sha256()
-        for row in listed.rows(place):
+        for row in listed.rows(start):
             if rows and rows % shard_size == 0:
-                self._cut(place, stats, shard_size)
+                self._cut(start, stats, shard_size)
                 stats = hashlib.sha256()
             if rows % shard_size == 0:
-                self.starts.append(place)
+                self.starts.append(start)
             self._check(row, rows)
             stats.update(self._stat(row).encode())
-            place, rows = Place(row.end, row.line), rows + 1
+            start, rows = Start(row.end, row.line), rows + 1
         if not rows:
             raise InputError(f"{listed.url} lists nothing; expected a URL or path in each line")
-        self._cut(place, stats, rows - shard_size * (len(self.starts) - 1))
+        self._cut(start, stats, rows - shard_size * (len(self.starts) - 1))
 
-    def _cut(self, end: Place, stats: Any, count: int) -> None:
+    def _cut(self, end: Start, stats: Any, count: int) -> None:
         """A shard ends."""
         self.counts.append(count)
         self.digests.append(self._list.digest(self.starts[-1].byte, end.byte))
@@ -70,9 +70,9 @@ class Look:
         if not isinstance(found, str) or not found:
             raise self._list.error(row.line, f"{self._image} is {found!r}; expected a URL or a path")
         if self._label is not None:
-            self._look_at(row.values[self._label], row.line)
+            self._check_label(row.values[self._label], row.line)
 
-    def _look_at(self, label: Any, line: int) -> None:
+    def _check_label(self, label: Any, line: int) -> None:
         if label is None or label == "":
             raise self._list.error(line, f"the {self._label} is empty; give every row one, or leave the column out")
         if not isinstance(label, str):
