@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from fmshards import store
 from fmshards.errors import InputError, StoreError
-from tests.servers import S3
-
-from .conftest import BUCKET
 
 FILES = {"a.tar": b"1", "b/c.png": b"22", "b/d/e f.png": b"333", "b.tar": b""}
 
@@ -44,10 +42,14 @@ def test_a_glob_of_the_last_name(filled: str) -> None:
         store.expand(store.join(filled, "x*.tar"))
 
 
-def test_what_cannot_be_listed_is_an_error(s3: S3, tmp_path: Path, impatient: None) -> None:
-    s3.faults(rate=1.0, kinds=["status"], most=1000)
-    with pytest.raises(StoreError, match="cannot list"):
-        store.list_files(f"s3://{BUCKET}/set/")
+def test_what_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **more: object) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", refuse)
+    for call in (store.list_files, lambda url: store.expand(f"{url}*.tar")):
+        with pytest.raises(StoreError, match=r"cannot list memory://bucket/set.*Access Denied"):
+            call("memory://bucket/set/")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="cannot list"):
         store.list_files(str(tmp_path / "file"))

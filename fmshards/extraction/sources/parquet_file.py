@@ -28,8 +28,8 @@ class Footer:
 
 def read_footer(url: str) -> Footer:
     """Raises InputError for what is no whole Parquet file or where pyarrow is missing, StoreError."""
-    stamp = size_and_stamp(url)[1]
-    with _opened(url) as file:
+    size, stamp = size_and_stamp(url)
+    with _opened(url, size) as file:
         return Footer(url, file.schema_arrow, _groups(file), stamp)
 
 
@@ -54,7 +54,8 @@ def read_rows(
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[Any]:
+def _opened(url: str, size: int | None = None) -> Iterator[Any]:
+    """pyarrow's file. size: its bytes, where they are known already."""
     try:
         import pyarrow as pa
         from pyarrow.parquet import ParquetFile
@@ -63,7 +64,7 @@ def _opened(url: str) -> Iterator[Any]:
             f"{url} is a Parquet file, which pyarrow reads, and that is not installed: pip install 'fmshards[parquet]'"
         ) from None
     try:
-        with _Ranges(url) as ranges, ParquetFile(pa.PythonFile(ranges, "r"), buffer_size=_PIECE) as file:
+        with _Ranges(url, size) as ranges, ParquetFile(pa.PythonFile(ranges, "r"), buffer_size=_PIECE) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         # Of the store's errors none is an OSError, and they come through pyarrow as they are.
@@ -83,9 +84,9 @@ def _stored_bytes(group: Any) -> int:
 class _Ranges(io.RawIOBase):
     """A file to be read anywhere, by ranges of the store. An object that is written anew meanwhile is an error."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, size: int | None) -> None:
         self._url, self._backend, self._at = url, store.Access().backend(url), 0
-        self._size = self._backend.size(url)
+        self._size = self._backend.size(url) if size is None else size
 
     def readable(self) -> bool:
         return True

@@ -186,19 +186,16 @@ def real(tmp_path: Path) -> Path:
 
 def test_a_set_of_a_folder_goes_on_from_its_copy_in_a_store(real: Path, s3: S3, tmp_path: Path) -> None:  # noqa: F811
     url, more = copied(real, s3), options(shard_size=20)
-    for workers in (0, 2):
-        extract(url, tmp_path / str(workers), workers=workers, **more)
+    extract(url, tmp_path / "store", workers=1, **more)
     extract(real, tmp_path / "local", **more)
-    ours, theirs = (stored(tmp_path / name, "layer2") for name in ("2", "local"))
+    ours, theirs = (stored(tmp_path / name, "layer2") for name in ("store", "local"))
     assert (ours.streams["base"] == theirs.streams["base"]).all()
     assert (ours.keys, ours.fields) == (theirs.keys, theirs.fields)
-    assert tree(tmp_path / "0" / "layer2") == tree(tmp_path / "2" / "layer2")
-    for layer in ("layer2",):
-        (tmp_path / "local" / layer / "000001.tar").unlink()
+    (tmp_path / "local" / "layer2" / "000001.tar").unlink()
     with pytest.warns(UserWarning, match="shards are missing"):
         extract(url, tmp_path / "local", **more)
     assert stored(tmp_path / "local", "layer2").keys == theirs.keys
-    report = verify(str(tmp_path / "0"), options()["model"], weights=options()["weights"])
+    report = verify(str(tmp_path / "store"), options()["model"], weights=options()["weights"])
     assert (report.problems, report.recomputed) == ((), 8)
 
 
