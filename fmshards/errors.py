@@ -49,6 +49,14 @@ class TransientError(StoreError):
     """
 
 
+class WorkerDiedError(FmshardsError):
+    """A process that works for this one was killed, from outside or for memory."""
+
+
+class StoppedError(FmshardsError):
+    """Work was ended as asked, before it was done; the same again goes on with it."""
+
+
 def warn(message: str) -> None:
     """Warn of what goes on all the same: a UserWarning that points at the user's line, however deep in here it is."""
     level, frame = 1, sys._getframe()

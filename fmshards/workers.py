@@ -14,7 +14,7 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import wait
 from typing import Any
 
-from fmshards.errors import FmshardsError
+from fmshards.errors import WorkerDiedError
 
 _EVERY = 1.0  # seconds
 
@@ -68,10 +68,10 @@ def is_worker_death(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
-def worker_died(error: BaseException, work: str, advice: str) -> FmshardsError:
+def worker_died(error: BaseException, work: str, advice: str) -> WorkerDiedError:
     """The error to raise instead: a process that does `work` died; `advice` says what to do."""
     said = (str(error) or type(error).__name__).splitlines()[0]
-    return FmshardsError(f"a process that {work} died (killed, or out of memory): {said}. {advice}")
+    return WorkerDiedError(f"a process that {work} died (killed, or out of memory): {said}. {advice}")
 
 
 def in_spite_of_deaths(work: Callable[[], None]) -> None:

@@ -73,7 +73,7 @@ def test_cuts_shows_bytes_at_a_rate() -> None:
 def test_a_layer_that_is_none_names_the_nearest(shard_set: Path, tmp_path: Path) -> None:
     for out in (tmp_path / "new", shard_set):
         done = extract(DATA / "cifar10-test-000000.tar", out, "--layer", "layer22:4")
-        assert done.returncode == 1
+        assert done.returncode == 65
         assert "no cut 'layer22'; nearest: 'layer2" in done.stderr
 
 
@@ -104,7 +104,7 @@ def test_doctor_says_which_engine_runs_and_how_fast() -> None:
 def test_doctor_refuses_an_engine_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FMSHARDS_ENGINE", "turbo")
     done = fmshards("doctor")
-    assert done.returncode == 1
+    assert done.returncode == 65
     assert done.stderr.strip() == "error: FMSHARDS_ENGINE=turbo: expected bmi2, avx2, portable or zfpy"
 
 
@@ -206,7 +206,7 @@ def test_inspect_one_sample(shard_set: Path) -> None:
     assert found["key"]
     assert found["layers"]["layer2"]["shape"] == [32, 16, 16]
     beyond = fmshards("inspect", shard_set, "--sample", 500)
-    assert beyond.returncode == 1
+    assert beyond.returncode == 65
     assert "0 to 499" in beyond.stderr
 
 
@@ -256,10 +256,17 @@ def test_verify_refuses_other_weights(shard_set: Path, tmp_path: Path) -> None:
 )
 def test_bad_options_are_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     done = extract(DATA / "cifar10-test-000000.tar", tmp_path / "out", *words)
-    assert done.returncode in (1, 2)
+    assert done.returncode in (2, 65)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_place_that_cannot_be_written_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = extract(DATA / "cifar10-test-000000.tar", tmp_path / "file" / "set", "--layer", "layer2:4")
+    assert done.returncode == 74, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: cannot ")
 
 
 def test_int_and_a_filter(tmp_path: Path) -> None:
@@ -306,11 +313,11 @@ def test_impatient_ctrl_c_is_one_line(tmp_path: Path) -> None:
 
 def test_missing_source_and_missing_set(tmp_path: Path) -> None:
     done = extract(tmp_path / "no-{0..3}.tar", tmp_path / "out", "--layer", "layer2:4")
-    assert done.returncode == 1
+    assert done.returncode == 65
     assert "no-0.tar" in done.stderr
     for command in ("inspect", "verify"):
         done = fmshards(command, tmp_path / "nothing")
-        assert done.returncode == 1
+        assert done.returncode == 65
         assert "nothing" in done.stderr
         assert "Traceback" not in done.stderr
 
@@ -390,7 +397,7 @@ def test_extract_needs_layers_or_a_plan(tmp_path: Path) -> None:
     assert "--layer" in done.stderr
     assert "--plan" in done.stderr
     done = fmshards("extract", source, tmp_path / "set", "--model", MODEL, "--plan", tmp_path / "none.json")
-    assert done.returncode == 1
+    assert done.returncode == 65
     assert "none.json" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "set").exists()

@@ -5,8 +5,9 @@ A command parses, calls one function of a room and prints. No logic.
 A command's module is imported when that command is asked for, and torch only inside the commands that need
 it, so that `fmshards --help` answers at once.
 
-extract.py, plan.py, verify.py, bench.py, inspect.py, cuts.py, doctor.py   the commands
-options.py                                                                 what several of them share
+extract.py, status.py, plan.py, verify.py, bench.py, inspect.py, cuts.py, doctor.py: the commands
+options.py   what several of them share
+signals.py   what ends a command before it is done
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import importlib
 import os
 import signal
 import sys
-import time
+import traceback
 import warnings
 from contextlib import suppress
 from typing import TextIO
@@ -23,7 +24,8 @@ from typing import TextIO
 import click
 
 from fmshards import __version__
-from fmshards.errors import FmshardsError
+from fmshards.cli.signals import Interrupt
+from fmshards.errors import FmshardsError, StoppedError, StoreError, TransientError, WorkerDiedError
 
 _COMMANDS = {
     "cuts": "list where a model can be cut, and what a feature costs there",
@@ -31,12 +33,10 @@ _COMMANDS = {
     "extract": "run the frozen layers once over a data set and write a shard set",
     "plan": "find the cut, codec, rate and mirror that serve a data set and a model",
     "inspect": "say what a shard set holds",
+    "status": "say how far an extraction is, and who is at work on it",
     "verify": "read a whole shard set and check every byte",
     "bench": "stream a shard set without a trainer, and say what limits it",
 }
-
-
-_AT_ONCE = 1.0  # seconds
 
 
 class _Lazy(click.Group):
@@ -61,10 +61,15 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: an error of ours is one line on stderr and exit code 1 (2 for a wrong command line)."""
+    """Entry point: an error of ours is one line on stderr. Exit codes are those of sysexits.h, for schedulers:
+
+    65 what was given cannot be used: options, input, model, the set that is there; 74 a disk or store refuses; 75 run
+    the same again: it was stopped as asked, a store did not answer, a worker was killed; 70 our fault; 2 a wrong
+    command line; 130 Ctrl-C.
+    """
     warnings.showwarning = _warn
     with suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGINT, _Interrupt())
+        signal.signal(signal.SIGINT, Interrupt())
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -77,24 +82,18 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except FmshardsError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        sys.exit(_exit_code(error))
     except BrokenPipeError:
         sys.exit(141)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(os.EX_SOFTWARE)
 
 
-class _Interrupt:
-    """Ctrl-C stops what runs in an orderly way. Pressed again at once it is the same wish; later it is impatience."""
-
-    def __init__(self) -> None:
-        self._first: float | None = None
-
-    def __call__(self, number: int, frame: object) -> None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = now
-            raise KeyboardInterrupt
-        if now - self._first > _AT_ONCE:
-            os._exit(130)
+def _exit_code(error: FmshardsError) -> int:
+    if isinstance(error, (StoppedError, TransientError, WorkerDiedError)):
+        return os.EX_TEMPFAIL
+    return os.EX_IOERR if isinstance(error, StoreError) else os.EX_DATAERR
 
 
 def _warn(

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fmshards.cli.options import MODEL_HELP, json_option, print_json, weights_option
+from fmshards.cli.signals import Preemption
 from fmshards.units import bytes_text, count_text
 
 
@@ -66,19 +67,37 @@ from fmshards.units import bytes_text, count_text
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option("--overwrite", is_flag=True, help="replace a shard set that differs")
+@click.option(
+    "--part",
+    metavar="I/N",
+    help="this process is part I, from 0, of N that make the set together; by default as torchrun, Slurm or Kubernetes "
+    "says in the environment, else the only one",
+)
+@click.option(
+    "--grace",
+    default=25.0,
+    show_default=True,
+    type=click.FloatRange(0, 86400),
+    help="seconds for the shard in work after SIGTERM or SIGUSR1",
+)
 @json_option
-def command(source: str, out: str, layers: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def command(source: str, out: str, layers: tuple[str, ...], grace: float, as_json: bool, **options: Any) -> None:
     """Run the frozen layers of a model once over SOURCE and write a shard set at OUT.
 
     SOURCE is WebDataset shards or Parquet files (braces, *), a folder of these or of images in class folders, or a
     list of URLs (.txt, .csv, .tsv, .jsonl); at a path or a URL. What is already whole in OUT is kept, so that the same
-    command continues where it was stopped.
+    command continues where it was stopped; run in several processes or on several machines at a time, it shares the
+    work.
+
+    Exits with 0 when the set is whole, 75 when the same is to be run again, 65 when what was given cannot be used, 74
+    when a disk or store refuses, 70 for a fault of its own.
     """
     if not layers and options["plan"] is None:
         raise click.UsageError("Missing option '--layer' (NAME:RATE), or '--plan' (a file of fmshards plan).")
     from fmshards.extraction import extract
 
-    manifest = extract(source, out, layers=layers or None, progress=True, **options)
+    with Preemption(grace) as stop:
+        manifest = extract(source, out, layers=layers or None, progress=True, stop=stop, **options)
     sizes = {name: sum(s.bytes for s in shards) for name, shards in manifest.shards.items()}
     errors = {name: error["db"] for name, error in manifest.errors.items()}
     if as_json:

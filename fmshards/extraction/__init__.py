@@ -12,9 +12,13 @@ options.py     what it can be told: plain values, checked
 request.py     the options with every default decided, and what they name: ready to run
 bind.py        the plan at the output decides: adopt, refuse or replace
 samples.py     stored samples made again, where nothing else tells whether they are of this input
-work.py        which shards are missing
-pipeline.py    one pass over these
+part.py        which part of an extraction this process is: said, or read from the scheduler
+claims.py      who is making what, so that two do not make the same
+work.py        which shards are missing, and which of them are made here
+pipeline.py    these are made
+stopping.py    ending before all is done, as asked; waiting for others
 entry.py       the function
+status.py      how far a set is, and who is at work on it
 propose.py     `plan`: the sample of a source for the room planning, and `NAME:auto`
 planned.py     its answer as options of extraction, made and taken
 provenance.py  what made a set, for the record
@@ -28,8 +32,9 @@ from __future__ import annotations
 from fmshards.extraction.entry import extract, run
 from fmshards.extraction.options import Options, layer_rates
 from fmshards.extraction.propose import plan
+from fmshards.extraction.status import Status, status
 from fmshards.extraction.verify import Report, verify
 
 extract.verify = verify  # type: ignore[attr-defined]  # fmshards.extract.verify is an older name of it
 
-__all__ = ["Options", "Report", "extract", "layer_rates", "plan", "run", "verify"]
+__all__ = ["Options", "Report", "Status", "extract", "layer_rates", "plan", "run", "status", "verify"]

@@ -8,6 +8,7 @@ whatever the number of workers and however often extraction was stopped.
 from __future__ import annotations
 
 import pickle
+import signal
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -96,7 +97,7 @@ def decoded_batches(
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin,
-        worker_init_fn=begin_worker,
+        worker_init_fn=_begin,
     )
     batches = _started(loader, decode)
     del loader
@@ -127,6 +128,13 @@ def decoded_batches(
         if workers:
             in_spite_of_deaths(batches._shutdown_workers)  # type: ignore[attr-defined]  # torch has no public way
         del batches
+
+
+def _begin(number: int) -> None:
+    """In a worker. What asks the process that it works for to stop may reach it too; that one decides when it ends."""
+    begin_worker(number)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _started(loader: DataLoader[Any], decode: Decode) -> Iterator[Any]:

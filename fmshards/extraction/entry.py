@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TextIO
 
@@ -14,19 +14,23 @@ from fmshards.augment import Mirror
 from fmshards.calibration import Sensitive
 from fmshards.clock import Clock
 from fmshards.codec import Rate
-from fmshards.errors import FormatError, InputError, MismatchError, StoreError, warn
+from fmshards.errors import FormatError, InputError, MismatchError, StoppedError, StoreError, warn
 from fmshards.extraction.bind import Findings, check_ours, check_plan, find_plan, publish_plan, refuse, stamps_of
+from fmshards.extraction.claims import Claims, remove_claims
 from fmshards.extraction.draft import draft_plan
 from fmshards.extraction.options import Options
+from fmshards.extraction.part import part_of
 from fmshards.extraction.pipeline import Pass
 from fmshards.extraction.planned import planned
 from fmshards.extraction.progress import Progress, stream_of
 from fmshards.extraction.propose import settle_rates
 from fmshards.extraction.request import Request, prepare
 from fmshards.extraction.samples import sample_differences
+from fmshards.extraction.stopping import never, wait
 from fmshards.extraction.work import Work
 from fmshards.planning import Proposal
 from fmshards.shards import (
+    PLAN,
     Manifest,
     Plan,
     is_whole,
@@ -69,6 +73,8 @@ def extract(
     seed: int = 0,
     overwrite: bool = False,
     progress: bool | TextIO | None = None,
+    part: str | tuple[int, int] | None = None,
+    stop: Callable[[], bool] = never,
 ) -> Manifest:
     """Run the layers of `model` up to each cut once over `source`, and write a shard set at `out`.
 
@@ -111,6 +117,11 @@ def extract(
     order: "auto" stores channels like beside like where that lowers the error of a ZFP rate, "none" as they are.
     overwrite: replace what is at `out`. Stopped in between, the old set is there, or none.
     progress: True shows it on standard error, a stream there.
+    part: "I/N", or (I, N): this process is one of N that make the set together, each its own shards first, then what is
+        left; it returns when the set is whole. By default as the scheduler says that started it, see
+        `fmshards.extraction.part`.
+    stop: asked between batches; once it says True no shard is begun, the one that is begun is ended, and StoppedError
+        is raised where shards are missing still.
 
     Raises InputError (options, source, an image: shard and key named), ModelError, MismatchError (`out` holds a set
     made otherwise, or was replaced meanwhile), StoreError (reading or writing failed, a full disk) and others of
@@ -142,7 +153,7 @@ def extract(
         "seed": seed,
     }
     options = Options.of(**given) if plan is None else planned(plan, given)
-    return run(source, out, model, options, overwrite, progress)
+    return run(source, out, model, options, overwrite, progress, part, stop)
 
 
 def run(
@@ -152,57 +163,89 @@ def run(
     options: Options,
     overwrite: bool = False,
     progress: bool | TextIO | None = None,
+    part: str | tuple[int, int] | None = None,
+    stop: Callable[[], bool] = never,
 ) -> Manifest:
     """`extract` with its options in one value."""
     if not isinstance(out, (str, os.PathLike)) or not os.fspath(out):
         raise InputError(f"out is {out!r}; expected a folder or a URL"[:300])
     if not isinstance(overwrite, bool):
         raise InputError(f"overwrite is {overwrite!r}; expected True or False"[:300])
+    mine = part_of(part)
+    if overwrite and mine.count > 1:
+        raise InputError(
+            f"overwrite, and this is part {mine} ({mine.said_by}): each part would remove what the others have made; "
+            "remove the set first, or overwrite it from one process (--part 0/1)"
+        )
     out, clock = os.fspath(out), Clock()
     shown = Progress(stream_of(progress), clock)
-    stored, manifest = (None, None) if overwrite else find_plan(out)
-    request = prepare(source, out, model, options, stored)
-    if stored is None:
-        request, plan = _begin(request, overwrite, shown, clock)
-    else:
-        plan = stored
-        _compare(request, plan, shown)
-        if manifest is not None:
-            if is_whole(out, manifest):
-                shown.say(f"{out}: whole already; nothing was made")
-                return manifest
-            warn(f"{out} has a manifest, but shards are missing or cut short: they are made again")
-            remove_manifest(out)
-    work = Work(out, plan)
-    try:
-        Pass(request, work, shown, clock).run()
-        manifest = make_manifest(out, plan, work.shards_made())
-        check_ours(out, plan)
-        write_manifest(out, manifest)
-    except (FormatError, MismatchError, StoreError):
-        check_ours(out, plan)  # what another process replaces looks damaged, and is not
-        raise
+    with Claims(out, mine) as claims:
+        stored, manifest = (None, None) if overwrite else find_plan(out)
+        request = prepare(source, out, model, options, stored)
+        if stored is None:
+            request, plan = _begin(request, overwrite, shown, clock, claims, stop)
+        else:
+            plan = stored
+            _compare(request, plan, shown)
+            if manifest is not None:
+                if is_whole(out, manifest):
+                    shown.say(f"{out}: whole already; nothing was made")
+                    return manifest
+                warn(f"{out} has a manifest, but shards are missing or cut short: they are made again")
+                remove_manifest(out)
+        work = Work(out, plan, claims)
+        try:
+            Pass(request, work, shown, clock, stop).run()
+            manifest = make_manifest(out, plan, work.shards_made())
+            check_ours(out, plan)
+            write_manifest(out, manifest)
+            remove_claims(out)
+        except (FormatError, MismatchError, StoreError):
+            check_ours(out, plan)  # what another process replaces looks damaged, and is not
+            raise
     shown.finish()
     return manifest
 
 
-def _begin(request: Request, overwrite: bool, shown: Progress, clock: Clock) -> tuple[Request, Plan]:
+def _begin(
+    request: Request, overwrite: bool, shown: Progress, clock: Clock, claims: Claims, stop: Callable[[], bool]
+) -> tuple[Request, Plan]:
     """The plan of a new set, or that of another process that was first."""
     out = request.out
-    with clock.span("calibrate"):
-        settled = settle_rates(request, shown)
-        draft, arrays = draft_plan(settled, shown.stage)
-    marks = {"stamps": stamps_of(request.source), "fingerprint": request.source.fingerprint()}
-    draft = replace(draft, provenance={**draft.provenance, **{k: v for k, v in marks.items() if v is not None}})
-    if overwrite:
-        remove_set(out, list(request.options.layers))
-    for text in mirror_texts(draft):
-        shown.say(text)
-    plan, ours = publish_plan(out, draft, arrays)
-    request = (settled if ours else request).settled(plan)
+    plan, ours = _plan_of_others(out, claims, shown, stop), False
+    if plan is None:
+        with clock.span("calibrate"):
+            settled = settle_rates(request, shown)
+            draft, arrays = draft_plan(settled, shown.stage)
+        marks = {"stamps": stamps_of(request.source), "fingerprint": request.source.fingerprint()}
+        draft = replace(draft, provenance={**draft.provenance, **{k: v for k, v in marks.items() if v is not None}})
+        if overwrite:
+            remove_set(out, list(request.options.layers))
+        for text in mirror_texts(draft):
+            shown.say(text)
+        plan, ours = publish_plan(out, draft, arrays)
+        request = settled if ours else request
+        claims.give_back(PLAN)
+    request = request.settled(plan)
     if not ours:
         _compare(request, plan, shown)
     return request, plan
+
+
+def _plan_of_others(out: str, claims: Claims, shown: Progress, stop: Callable[[], bool]) -> Plan | None:
+    """The plan that another part makes, once it is there; None where this one is to make it."""
+    while not claims.take(PLAN):
+        shown.stage("waiting for the part that calibrates", 0, 1)
+        wait(stop)
+        plan, _ = find_plan(out)
+        if plan is not None:
+            return plan
+        if stop():
+            raise StoppedError(f"{out}: stopped as asked, before there was a plan; run the same again, and it goes on")
+    plan = find_plan(out)[0] if claims.active else None  # made between the look and the claim
+    if plan is not None:
+        claims.give_back(PLAN)
+    return plan
 
 
 def _compare(request: Request, plan: Plan, shown: Progress) -> None:

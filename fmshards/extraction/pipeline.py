@@ -1,31 +1,38 @@
-"""One pass over what is missing in a set: read and decode, forward, encode and write, one beside the other."""
+"""What is missing in a set is made: read and decode, forward, encode and write, one beside the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import closing, suppress
 from functools import partial
+from itertools import chain
 
 from fmshards import store
 from fmshards.clock import Clock
-from fmshards.errors import FmshardsError
+from fmshards.errors import FmshardsError, StoppedError
 from fmshards.extraction.batches import Batch, decoded_batches, decoder_died
 from fmshards.extraction.bind import check_ours
 from fmshards.extraction.encode import Background, Features, ShardSink
 from fmshards.extraction.labels import LabelRuns
 from fmshards.extraction.progress import Progress
 from fmshards.extraction.request import Request
+from fmshards.extraction.stopping import never, wait
 from fmshards.extraction.work import Work
 from fmshards.shards import layer_url
 from fmshards.workers import in_spite_of_deaths, is_worker_death
 
 
 class Pass:
-    """Reads each input shard of which a layer's shard is missing, and writes those shards."""
+    """Reads each input shard of which a layer's shard is missing, and writes those shards.
 
-    def __init__(self, request: Request, work: Work, progress: Progress, clock: Clock) -> None:
-        self.request, self.work, self.plan = request, work, work.plan
+    stop: asked before each batch; once it says True no shard is begun, and the one that is begun is ended.
+    """
+
+    def __init__(
+        self, request: Request, work: Work, progress: Progress, clock: Clock, stop: Callable[[], bool] = never
+    ) -> None:
+        self.request, self.work, self.plan, self.stop = request, work, work.plan, stop
         self.clock, self.progress = clock, progress
         self.missing: dict[int, list[str]] = {}
         self.labels = LabelRuns()
@@ -34,37 +41,68 @@ class Pass:
         self.read = 0
 
     def run(self) -> None:
-        """Write what is missing. Raises what reading, the model, encoding and writing raise; no shard is half there."""
+        """Write what is missing, until all shards are there, whoever makes them.
+
+        Raises what reading, the model, encoding and writing raise, and StoppedError where `stop` said so; no shard is
+        half there.
+        """
         request, source = self.request, self.request.source
         self._say_what_is_there()
         self.progress.begin(sum(map(source.work, range(len(self.plan.inputs)))))
         forward = request.forward(self.plan)
+        background = Background(self.clock)
+        self.pool = background.pool
+        try:
+            self._round(forward, background)
+            while self.work.left:
+                n = len(self.plan.inputs)
+                self.progress.stage("waiting for shards of other parts", n - len(self.work.left), n)
+                wait(self.stop)
+                self._stop_if_asked()
+                self._round(forward, background)
+        except BaseException as error:
+            self._abort(background, error)
+            if is_worker_death(error):
+                raise decoder_died(error) from None
+            raise
+        background.close()
+
+    def _round(self, forward: Callable[[Batch], Features], background: Background) -> None:
+        """Make what is left and nobody else has claimed."""
+        request, shards = self.request, self._shards()
+        first = next(shards, None)
+        if first is None:
+            return
         batches = decoded_batches(
-            source,
-            self._shards(),
+            request.source,
+            chain([first], shards),
             request.batch,
             request.decoder(self.plan),
             request.options.workers,
             request.device.type == "cuda",
             self.clock,
         )
-        background = Background(self.clock)
-        self.pool = background.pool
-        try:
-            with closing(batches):
-                for batch in batches:
-                    with self.clock.span("forward"):
-                        features = forward(batch)
-                    background.submit(partial(self._write, batch, features))
-                background.drain()
-        except BaseException as error:
-            self._stop(background, error)
-            if is_worker_death(error):
-                raise decoder_died(error) from None
-            raise
-        background.close()
+        begun = False
+        with closing(batches):
+            for batch in batches:
+                if not begun and self.stop():
+                    break
+                begun = not batch.last
+                with self.clock.span("forward"):
+                    features = forward(batch)
+                background.submit(partial(self._write, batch, features))
+        background.drain()
+        self._stop_if_asked()
 
-    def _stop(self, background: Background, error: BaseException) -> None:
+    def _stop_if_asked(self) -> None:
+        missing = self.work.missing
+        if missing and self.stop():
+            raise StoppedError(
+                f"{self.request.out}: stopped as asked, {missing:,} of its {len(self.plan.inputs):,} input shards are "
+                "still to be made; run the same again, and it goes on"
+            )
+
+    def _abort(self, background: Background, error: BaseException) -> None:
         """End the threads and leave no shard half written; what was read whole before the error is still written."""
 
         def end() -> None:
@@ -81,6 +119,11 @@ class Pass:
         names = {f"{shard.name}.tar" for shard in self.plan.inputs}
         folders = [layer_url(self.request.out, layer.name) for layer in self.plan.layers]
         there = sum(len(names & set(store.list_names(folder))) for folder in folders)
+        part = self.work.claims.part
+        if part.count > 1:
+            own = [self.plan.inputs[i].name for i in part.own(len(self.plan.inputs))]
+            taken = f"shards {own[0]} to {own[-1]} first" if own else "no shards of its own"
+            self.progress.say(f"part {part} ({part.said_by}): {taken}, then what is left of the others'")
         if there:
             total = len(names) * len(folders)
             self.progress.say(f"{self.request.out}: {there:,} of {total:,} shards are there; they are checked and kept")

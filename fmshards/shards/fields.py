@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmshards.errors import FormatError, InputError
-from fmshards.shards.jsonio import check_values
+from fmshards.shards.jsonio import Fields, check_values
 from fmshards.shards.limits import FIELDS, MSGPACK_VALUES, NAME_LENGTH
 from fmshards.shards.values import field_value, too_deep
 
@@ -38,6 +38,24 @@ class Kinds:
 
     names: tuple[str, ...]
     label: tuple[int | None, bool] | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"fields": list(self.names), "label": None if self.label is None else list(self.label)}
+
+    @staticmethod
+    def from_json(value: Any, where: str) -> Kinds:
+        """Raises FormatError on anything that `to_json` cannot give."""
+        fields = Fields(value, where)
+        names, label = fields.items("fields", FIELDS), fields.take("label")
+        fields.done()
+        if not all(isinstance(name, str) for name in names) or names != sorted(set(names)):
+            raise fields.bad("fields", "different names, sorted", names)
+        if label is not None:
+            good = isinstance(label, list) and len(label) == 2 and type(label[1]) is bool
+            if not good or not (label[0] is None or type(label[0]) is int):
+                raise fields.bad("label", "null, or its width and whether it is whole", label)
+            label = (label[0], label[1])
+        return Kinds(tuple(names), label)
 
     @staticmethod
     def of(columns: Mapping[str, Sequence[Any]]) -> Kinds | None:

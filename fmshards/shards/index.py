@@ -17,6 +17,7 @@ from fmshards.codec import codec_from_config
 from fmshards.errors import CorruptError, FormatError, MismatchError
 from fmshards.shards import limits
 from fmshards.shards.envelope import seal, unseal
+from fmshards.shards.fields import Kinds
 from fmshards.shards.jsonio import Fields, check_version, show
 from fmshards.shards.layer import check_name
 from fmshards.shards.manifest import ShardEntry
@@ -37,12 +38,40 @@ class ChunkIndex:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """What an index says of all that is before it, so that a whole shard is known by its end.
+
+    body: SHA-256 of the tar's bytes before the index's header. samples: that of keys, fields and thetas. kinds: see
+    `ShardEntry`; None where there is no sample.
+    """
+
+    body: str
+    samples: str
+    kinds: Kinds | None
+
+    def to_json(self) -> dict[str, Any]:
+        kinds = None if self.kinds is None else self.kinds.to_json()
+        return {"body": self.body, "samples": self.samples, "kinds": kinds}
+
+    @staticmethod
+    def from_json(value: Any, where: str) -> Summary:
+        """Raises FormatError."""
+        fields = Fields(value, where)
+        body, samples, kinds = fields.text("body", 64), fields.text("samples", 64), fields.take("kinds")
+        fields.done()
+        for name, digest in (("body", body), ("samples", samples)):
+            if not is_digest(digest):
+                raise fields.bad(name, "64 hexadecimal digits", digest)
+        return Summary(body, samples, None if kinds is None else Kinds.from_json(kinds, f"{where}: kinds"))
+
+
+@dataclass(frozen=True)
 class ShardIndex:
     """`plan` is the digest of the plan the shard was written by; `shard` the name it was written as.
 
     `errors` is None or {"samples": int, "error": [...], "energy": [...]}: sums over the first chunk, a channel each.
     `input` is the content of the input shard that it was made from, {"bytes": int or None, "digest": text}; None where
-    the writer did not say.
+    the writer did not say, as `summary` is.
     """
 
     samples: int
@@ -52,6 +81,7 @@ class ShardIndex:
     shard: str
     errors: dict[str, Any] | None
     input: dict[str, Any] | None = None
+    summary: Summary | None = None
 
 
 def seal_index(index: ShardIndex) -> bytes:
@@ -67,7 +97,11 @@ def seal_index(index: ShardIndex) -> bytes:
         "chunks": [[c.n, [list(c.members[name]) for name in names]] for c in index.chunks],
         "errors": index.errors,
     }
-    return seal(content if index.input is None else {**content, "input": index.input})
+    if index.input is not None:
+        content["input"] = index.input
+    if index.summary is not None:
+        content["summary"] = index.summary.to_json()
+    return seal(content)
 
 
 def read_index(url: str, entry: ShardEntry | None = None, source: store.Backend | None = None) -> ShardIndex:
@@ -79,7 +113,7 @@ def read_index(url: str, entry: ShardEntry | None = None, source: store.Backend 
     not the one the entry tells of.
     """
     if entry is None:
-        offset, data = _find(url)
+        offset, data = find_index(url)
         index = _parsed(url, offset, data)
     else:
         offset, source = entry.index_offset, store.backend(url) if source is None else source
@@ -96,7 +130,11 @@ def _parsed(url: str, offset: int, data: bytes) -> ShardIndex:
     return parse_index(data, offset, f"{url}: index (bytes {offset} to {offset + len(data)})")
 
 
-def _find(url: str) -> tuple[int, bytes]:
+def find_index(url: str) -> tuple[int, bytes]:
+    """Where the index of the shard at `url` begins, and its bytes: found from the end, of which alone is read.
+
+    Raises CorruptError where there is none, as in a file that is cut short.
+    """
     size = store.size(url)
     reach = _TAIL
     while True:
@@ -142,6 +180,8 @@ def parse_index(data: bytes, offset: int, where: str) -> ShardIndex:
     rows = fields.items("chunks", limits.SHARD_CHUNKS)
     errors = _errors(fields)
     source = check_input(fields.optional("input"), f"{where}: input")
+    summary = fields.optional("summary")
+    summary = None if summary is None else Summary.from_json(summary, f"{where}: summary")
     fields.done()
     if not is_digest(plan):
         raise fields.bad("plan", "64 hexadecimal digits", plan)
@@ -154,7 +194,7 @@ def parse_index(data: bytes, offset: int, where: str) -> ShardIndex:
         raise FormatError(f"{where}: its members end at byte {end}, so the index would begin at {end + BLOCK}")
     if sum(c.n for c in chunks) != samples:
         raise FormatError(f"{where}: its chunks hold {sum(c.n for c in chunks)} samples, stated are {samples}")
-    return ShardIndex(samples, chunks, plan, layer, shard, errors, source)
+    return ShardIndex(samples, chunks, plan, layer, shard, errors, source, summary)
 
 
 def _chunks(names: list[str], rows: list[Any], where: str) -> tuple[tuple[ChunkIndex, ...], int]:

@@ -25,7 +25,10 @@ def chunk_sizes(samples: int, chunk: int) -> list[int]:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard of one layer: `name` ("000000.tar"), its size and SHA-256, and where its index lies in it.
+    """One shard of one layer: `name` ("000000.tar"), its size, where its index lies in it, and a SHA-256.
+
+    `index_sha256` is that of the index, which holds that of all before it; of a set from before there was one,
+    `sha256` is that of the whole file. The other is None.
 
     `samples_digest` is a SHA-256 of its keys, fields and thetas, the same in every layer, `kinds` what its samples have
     in common with all of the set; known to who wrote the shard or read it whole, and not part of the manifest.
@@ -34,20 +37,22 @@ class ShardEntry:
     name: str
     samples: int
     bytes: int
-    sha256: str
     index_offset: int
     index_length: int
+    index_sha256: str | None = None
+    sha256: str | None = None
     samples_digest: str | None = field(default=None, compare=False)
     kinds: Kinds | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
+        digests = {"index_sha256": self.index_sha256, "sha256": self.sha256}
         return {
             "name": self.name,
             "samples": self.samples,
             "bytes": self.bytes,
-            "sha256": self.sha256,
             "index_offset": self.index_offset,
             "index_length": self.index_length,
+            **{name: digest for name, digest in digests.items() if digest is not None},
         }
 
     @staticmethod
@@ -57,13 +62,17 @@ class ShardEntry:
             name=check_name(fields.take("name"), f"{where}: name"),
             samples=fields.integer("samples", 0, limits.CHUNK_SAMPLES * limits.SHARD_CHUNKS),
             bytes=fields.integer("bytes", 0, limits.SHARD_BYTES),
-            sha256=fields.text("sha256", 64),
             index_offset=fields.integer("index_offset", 0, limits.SHARD_BYTES),
             index_length=fields.integer("index_length", 0, limits.INDEX_BYTES),
+            index_sha256=fields.optional("index_sha256"),
+            sha256=fields.optional("sha256"),
         )
         fields.done()
-        if not is_digest(out.sha256):
-            raise fields.bad("sha256", "64 hexadecimal digits", out.sha256)
+        if (out.index_sha256 is None) == (out.sha256 is None):
+            raise FormatError(f"{where}: expected index_sha256, or sha256 in its place")
+        for name, digest in (("index_sha256", out.index_sha256), ("sha256", out.sha256)):
+            if digest is not None and not is_digest(digest):
+                raise fields.bad(name, "64 hexadecimal digits", digest)
         if out.index_offset + out.index_length + 1024 > out.bytes:
             raise FormatError(f"{where}: the index at {out.index_offset} does not lie within {out.bytes} bytes")
         return out

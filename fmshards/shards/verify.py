@@ -1,4 +1,5 @@
-"""Reading a whole shard again: every header, checksum, count and the digest, from the first byte to the last.
+"""Reading a whole shard again: every header, checksum, count and the digest, from the first byte to the last; or only
+its end, which says whether it was written whole.
 
 Nothing is taken from the index while walking, so the first bad byte range is found in the order of the file even
 where the index itself is damaged.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from fmshards import store
@@ -17,7 +18,7 @@ from fmshards.errors import FmshardsError, FormatError
 from fmshards.shards import limits
 from fmshards.shards.envelope import crc32
 from fmshards.shards.fields import Kinds, decode_column
-from fmshards.shards.index import ChunkIndex, ShardIndex, parse_index
+from fmshards.shards.index import ChunkIndex, ShardIndex, Summary, find_index, parse_index
 from fmshards.shards.manifest import ShardEntry
 from fmshards.shards.meta import Meta, parse_meta, sample_bytes
 from fmshards.shards.tar import BLOCK, END, INDEX_NAME, META, chunk_key, header, member_name, padding, parse_header
@@ -56,7 +57,7 @@ class _Bad(Exception):
 def verify_shard(url: str, entry: ShardEntry, codecs: Mapping[str, Codec] | None = None) -> Problem | None:
     """Read the shard at `url` from start to end; None where it is sound, else the first problem.
 
-    Checked: every byte of the tar, each checksum, the counts, the entry and its SHA-256, and, where `codecs`
+    Checked: every byte of the tar, each checksum, the counts, the entry and its digest, and, where `codecs`
     ("base.zfp" -> its codec) are given, what a reader makes of it: that each member holds the rows of its codec, its
     filter undone, and that the fields can be decoded. Memory: one meta, index or member. Raises StoreError where the
     shard cannot be read.
@@ -72,6 +73,10 @@ def examine_shard(url: str, entry: ShardEntry, codecs: Mapping[str, Codec] | Non
     except _Bad as bad:
         return bad.problem
     found = walked.entry
+    if entry.sha256 is None:
+        found = replace(found, sha256=None)
+    else:
+        found = replace(found, index_sha256=None)
     if found != entry:
         ours, theirs = found.__dict__, entry.__dict__
         name = next(k for k in theirs if ours[k] != theirs[k])
@@ -81,16 +86,37 @@ def examine_shard(url: str, entry: ShardEntry, codecs: Mapping[str, Codec] | Non
 
 
 def entry_of(url: str, plan_digest: str, layer: str) -> ShardEntry | None:
-    """The entry of a finished shard, read again from start to end; None where it is absent, damaged or another's."""
+    """The entry of a finished shard, from its end; None where it is absent, cut short or another's.
+
+    A shard without a summary is read from start to end. What has changed in it since it was written `verify_shard`
+    finds, and each reader.
+    """
     if not store.exists(url):
         return None
     try:
-        walked = _walk(url, None, None)
-    except _Bad:
+        offset, data = find_index(url)
+        index = parse_index(data, offset, url)
+        summed = index.summary is not None
+        entry = _entry(index, offset, data) if summed else replace(_walk(url, None, None).entry, sha256=None)
+    except (FormatError, _Bad):
         return None
-    entry, index = walked.entry, walked.index
     mine = (index.plan, index.layer) == (plan_digest, layer) and url.rsplit("/", 1)[-1] == entry.name
     return entry if mine else None
+
+
+def _entry(index: ShardIndex, offset: int, data: bytes) -> ShardEntry:
+    """Of a shard whose index is `data`, at `offset`, and has a summary."""
+    assert index.summary is not None, "the caller looks"
+    return ShardEntry(
+        name=f"{index.shard}.tar",
+        samples=index.samples,
+        bytes=offset + len(data) + padding(len(data)) + len(END),
+        index_offset=offset,
+        index_length=len(data),
+        index_sha256=hashlib.sha256(data).hexdigest(),
+        samples_digest=index.summary.samples,
+        kinds=index.summary.kinds,
+    )
 
 
 class _Tape:
@@ -115,7 +141,7 @@ def _walk(url: str, codecs: Mapping[str, Codec] | None, index_offset: int | None
     with store.open_stream(url) as file:
         tape = _Tape(file)
         while True:
-            start = tape.at
+            start, body = tape.at, tape.sha256.copy()
             block = tape.read(BLOCK)
             parsed = parse_header(block)
             if parsed is not None and parsed[0] == INDEX_NAME:
@@ -136,8 +162,11 @@ def _walk(url: str, codecs: Mapping[str, Codec] | None, index_offset: int | None
         if end != END or tape.read(1):
             raise _Bad("end of the tar", start, start + len(END), "must be 1024 zero bytes and the end of the file")
         digest = tape.sha256.hexdigest()
-    kinds = Kinds.of(metas[0].fields) if metas else None
-    entry = ShardEntry(f"{index.shard}.tar", index.samples, tape.at, digest, offset, size, samples.hexdigest(), kinds)
+    summary = Summary(body.hexdigest(), samples.hexdigest(), Kinds.of(metas[0].fields) if metas else None)
+    if index.summary is not None and index.summary != summary:
+        what = f"its summary is {index.summary}, of what was read {summary}"
+        raise _Bad(INDEX_NAME, offset, offset + size, what)
+    entry = replace(_entry(replace(index, summary=summary), offset, data), sha256=digest)
     return Walked(entry, index, metas[0] if metas else None)
 
 

@@ -15,7 +15,7 @@ from fmshards.errors import FormatError, InputError
 from fmshards.shards import limits
 from fmshards.shards.envelope import crc32
 from fmshards.shards.fields import LABEL, Kinds, check_served, decode_field, label_kind, label_text, readable_value
-from fmshards.shards.index import ChunkIndex, ShardIndex, check_errors, check_input, seal_index
+from fmshards.shards.index import ChunkIndex, ShardIndex, Summary, check_errors, check_input, seal_index
 from fmshards.shards.layer import check_name
 from fmshards.shards.manifest import ShardEntry
 from fmshards.shards.meta import Meta, sample_bytes, seal_meta
@@ -128,10 +128,10 @@ class ShardWriter:
         if self.entry is not None:
             return self.entry
         samples = sum(chunk.n for chunk in self._chunks)
-        index = ShardIndex(
-            samples, tuple(self._chunks), self._plan, self._layer, self._shard, self._errors, self._input
-        )
-        data = seal_index(index)
+        kinds = Kinds(tuple(self._fields), self._label) if self._chunks and self._fields is not None else None
+        summary = Summary(self._sha256.hexdigest(), self._samples.hexdigest(), kinds)
+        chunks, own = tuple(self._chunks), (self._plan, self._layer, self._shard)
+        data = seal_index(ShardIndex(samples, chunks, *own, self._errors, self._input, summary))
         if len(data) > limits.INDEX_BYTES:
             raise InputError(f"{self.url}: an index of {len(data)} bytes, the format allows {limits.INDEX_BYTES}")
         offset = self._at + BLOCK
@@ -144,11 +144,11 @@ class ShardWriter:
             name=f"{self._shard}.tar",
             samples=samples,
             bytes=self._at,
-            sha256=self._sha256.hexdigest(),
             index_offset=offset,
             index_length=len(data),
-            samples_digest=self._samples.hexdigest(),
-            kinds=Kinds(tuple(self._fields), self._label) if self._chunks and self._fields is not None else None,
+            index_sha256=hashlib.sha256(data).hexdigest(),
+            samples_digest=summary.samples,
+            kinds=kinds,
         )
         return self.entry
 

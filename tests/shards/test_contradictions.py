@@ -151,7 +151,9 @@ def _entries(manifest: Manifest, layer: str, change: Callable[[list[dict[str, An
         (lambda s: s[0].update(bytes=1 << 60), "bytes must be"),
         (lambda s: s[0].update(index_offset=1 << 40), "does not lie within"),
         (lambda s: s[0].update(index_length=1 << 30), "index_length must be"),
-        (lambda s: s[0].update(sha256="Z" * 64), "hexadecimal"),
+        (lambda s: s[0].update(index_sha256="Z" * 64), "index_sha256 must be 64 hexadecimal"),
+        (lambda s: s[0].update(sha256="0" * 64), "expected index_sha256, or sha256 in its place"),
+        (lambda s: s[0].pop("index_sha256"), "expected index_sha256, or sha256 in its place"),
     ],
 )
 def test_manifests_that_do_not_fit(

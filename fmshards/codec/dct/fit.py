@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fmshards.codec.base import Bytes, Floats
+from fmshards.codec.base import Floats
 from fmshards.codec.check import check_batch
 from fmshards.codec.dct import engine, on_numpy
 from fmshards.codec.dct.blocks import SEGMENT, Blocks, steps
@@ -74,20 +73,20 @@ def fit_tables(x: Floats, spec: FeatureSpec, row_bytes: int) -> Tables:
     gains = _gains(x, spec) if blocks.sides else (1.0,) * spec.channels
     start = replace(usual(blocks), gains=gains, nonnegative=bool(flat.min() >= 0))
     offsets = _offsets(flat, blocks)
-    best, least = start, math.inf
-    for transformed in (True, False) if blocks.sides else (False,):
-        for each in (start.offsets, offsets) if any(offsets) else (start.offsets,):
-            tried = replace(start, transformed=transformed, offsets=each)
-            found, error = _fitted(tried, flat, blocks, row_bytes)
-            if not transformed:
-                error /= _FORGIVEN
-            if error < least or best is start:
-                best, least = found, error
-    return best
+    ways = [
+        replace(start, transformed=transformed, offsets=each)
+        for transformed in ((True, False) if blocks.sides else (False,))
+        for each in ((start.offsets, offsets) if any(offsets) else (start.offsets,))
+    ]
+    if len(ways) == 1:
+        return _fitted(start, flat, blocks, row_bytes, _ROUNDS)
+    tried = [_fitted(way, flat, blocks, row_bytes, 1) for way in ways]
+    errors = [_error(tables, flat, blocks, row_bytes) / (1 if tables.transformed else _FORGIVEN) for tables in tried]
+    return _fitted(tried[int(np.argmin(errors))], flat, blocks, row_bytes, _ROUNDS - 1)
 
 
-def _fitted(tables: Tables, flat: Floats, blocks: Blocks, row_bytes: int) -> tuple[Tables, float]:
-    """Tables with codes, shifts and means of the sample's, and the weighted squared error that rows then have.
+def _fitted(tables: Tables, flat: Floats, blocks: Blocks, row_bytes: int, rounds: int) -> Tables:
+    """Tables with codes, shifts and means of the sample's.
 
     They come from rows that are written with the tables that there are, a few times: which events there are depends on
     the steps, and these on the codes.
@@ -95,7 +94,7 @@ def _fitted(tables: Tables, flat: Floats, blocks: Blocks, row_bytes: int) -> tup
     rows = np.empty((len(flat), row_bytes), np.uint8)
     known = arrays(tables, blocks)
     sizes = coefficients(flat, blocks, known)
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         engine.encode_rows(flat, blocks, known, rows)
         seen = _Seen(blocks.spec.channels)
         for sample, row in zip(sizes, rows, strict=True):
@@ -103,18 +102,28 @@ def _fitted(tables: Tables, flat: Floats, blocks: Blocks, row_bytes: int) -> tup
             seen.add(sample / steps()[step], on_numpy.levels(sample, step, known.plain), blocks, known)
         tables = replace(tables, codes=seen.codes(), shifts=seen.shifts(), means=seen.means())
         known = arrays(tables, blocks)
-    engine.encode_rows(flat, blocks, known, rows)
-    off = coefficients(_decoded(rows, blocks, known), blocks, known) - sizes
-    return tables, float(np.square(off, dtype=np.float64).sum())
+    return tables
 
 
-def _decoded(rows: Bytes, blocks: Blocks, known: Arrays) -> Floats:
+def _error(tables: Tables, flat: Floats, blocks: Blocks, row_bytes: int) -> float:
+    """The squared error of the sample's rows, each value's divided by its gain first."""
     import torch
 
+    rows, known = np.empty((len(flat), row_bytes), np.uint8), arrays(tables, blocks)
+    engine.encode_rows(flat, blocks, known, rows)
     out = torch.empty((len(rows), *blocks.spec.shape))
     engine.decode_rows(rows, blocks, known, out)
-    found: Floats = out.numpy().reshape(len(rows), -1)
-    return found
+    off = out.numpy().reshape(flat.shape) - flat
+    grid = _places(off, blocks) / (known.gains if blocks.turned else known.gains[:, None])
+    runs = off[:, : blocks.skipped]
+    return float(np.square(grid, dtype=np.float64).sum() + np.square(runs, dtype=np.float64).sum())
+
+
+def _places(flat: Floats, blocks: Blocks) -> Floats:
+    """What of a sample has a channel's gain and offset, [n, places, C] or [n, C, places] as it lies: all but the class
+    tokens that are before a grid."""
+    shape = (-1, blocks.spec.channels) if blocks.turned else (blocks.spec.channels, -1)
+    return flat[:, blocks.skipped :].reshape(len(flat), *shape)
 
 
 class _Seen:
@@ -162,9 +171,7 @@ def _offsets(flat: Floats, blocks: Blocks) -> tuple[float, ...]:
 
     Of few samples it must be more by far: among many values, the means of some are large by chance.
     """
-    spec, runs = blocks.spec, blocks.run_values if blocks.sides else 0
-    places = flat[:, runs:].reshape(len(flat), *((-1, spec.channels) if blocks.turned else (spec.channels, -1)))
-    own = flat[:, :runs]
+    places, own = _places(flat, blocks), flat[:, : blocks.skipped]
     axes = (0, 1) if blocks.turned else (0, 2)
     mean = np.concatenate([places.mean(axes, dtype=np.float64), own.mean(0, dtype=np.float64)])
     deviation = np.concatenate([places.std(axes, dtype=np.float64), own.std(0, dtype=np.float64)])
