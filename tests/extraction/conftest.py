@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -88,6 +91,35 @@ def options(**more: Any) -> dict[str, Any]:
         "calibration": 16,
         **more,
     }
+
+
+@pytest.fixture(scope="session")
+def eight(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Eight input shards of 30 images."""
+    folder = tmp_path_factory.mktemp("eight")
+    return [
+        str(write_tar(folder / f"in-{i}.tar", members_of(TRAIN[i // 2], range(30 * i, 30 * i + 30)))) for i in range(8)
+    ]
+
+
+@pytest.fixture(scope="session")
+def alone(eight: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What one process makes of them, undisturbed."""
+    out = tmp_path_factory.mktemp("alone") / "set"
+    assert start(eight, out, "0/1").wait(300) == 0
+    return tree(out)
+
+
+def start(eight: list[str], out: Path, part: str | None, *more: str, **environ: str) -> subprocess.Popen[str]:
+    folder = Path(eight[0]).parent
+    words = ["extract", f"{folder}/in-{{0..7}}.tar", str(out), "--model", MODEL, "--weights", WEIGHTS]
+    words += ["--layer", "layer2:4", "--preprocess", "normalize(imagenet)", "--recipe", "flip", "--device", "cpu"]
+    words += ["--batch", "2", "--chunk", "10", "--calibration", "16", *more]
+    words += [] if part is None else ["--part", part]
+    return subprocess.Popen(
+        [sys.executable, "-m", "fmshards", *words],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ},
+    )  # fmt: skip
 
 
 def network() -> torch.nn.Module:

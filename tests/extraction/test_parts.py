@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from fmshards.extraction.claims import Claims, claims_of
 from fmshards.extraction.part import Part, part_of
 from fmshards.shards import read_manifest
 
-from .conftest import MODEL, ROOT, TRAIN, WEIGHTS, members_of, options, tree, write_tar
+from .conftest import ROOT, options, start, tree
 
 SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}
 ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_STEP": "2"}
@@ -120,38 +119,9 @@ def test_a_claim_of_a_process_that_died_here_is_taken_at_once(tmp_path: Path) ->
     assert Claims(url, Part(1, 2)).take("a")
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Eight input shards of 30 images."""
-    folder = tmp_path_factory.mktemp("eight")
-    return [
-        str(write_tar(folder / f"in-{i}.tar", members_of(TRAIN[i // 2], range(30 * i, 30 * i + 30)))) for i in range(8)
-    ]
-
-
-@pytest.fixture(scope="module")
-def alone(source: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What one process makes of them, undisturbed."""
-    out = tmp_path_factory.mktemp("alone") / "set"
-    assert start(source, out, "0/1").wait(300) == 0
-    return tree(out)
-
-
-def start(source: list[str], out: Path, part: str | None, *more: str, **environ: str) -> subprocess.Popen[str]:
-    folder = Path(source[0]).parent
-    words = ["extract", f"{folder}/in-{{0..7}}.tar", str(out), "--model", MODEL, "--weights", WEIGHTS]
-    words += ["--layer", "layer2:4", "--preprocess", "normalize(imagenet)", "--recipe", "flip", "--device", "cpu"]
-    words += ["--batch", "2", "--chunk", "10", "--calibration", "16", *more]
-    words += [] if part is None else ["--part", part]
-    return subprocess.Popen(
-        [sys.executable, "-m", "fmshards", *words],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ},
-    )  # fmt: skip
-
-
-def test_two_parts_share_the_work(source: list[str], alone: dict[str, bytes], tmp_path: Path) -> None:
+def test_two_parts_share_the_work(eight: list[str], alone: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "set"
-    both = [start(source, out, None, RANK=str(i), WORLD_SIZE="2", OMP_NUM_THREADS="1") for i in range(2)]
+    both = [start(eight, out, None, RANK=str(i), WORLD_SIZE="2", OMP_NUM_THREADS="1") for i in range(2)]
     said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert tree(out) == alone
@@ -161,18 +131,18 @@ def test_two_parts_share_the_work(source: list[str], alone: dict[str, bytes], tm
     assert sum(made) == 240, said  # nothing twice
 
 
-def test_a_part_alone_makes_all(source: list[str], alone: dict[str, bytes], tmp_path: Path) -> None:
-    assert start(source, tmp_path / "set", "2/3").wait(300) == 0
+def test_a_part_alone_makes_all(eight: list[str], alone: dict[str, bytes], tmp_path: Path) -> None:
+    assert start(eight, tmp_path / "set", "2/3").wait(300) == 0
     assert tree(tmp_path / "set") == alone
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
 def test_parts_that_are_killed_and_started_anew(
-    source: list[str], alone: dict[str, bytes], tmp_path: Path, seed: int
+    eight: list[str], alone: dict[str, bytes], tmp_path: Path, seed: int
 ) -> None:
     """One of two at a time, at any moment; the other goes on with what it had."""
     out, draw = tmp_path / "set", random.Random(seed)
-    parts = [start(source, out, f"{i}/2") for i in range(2)]
+    parts = [start(eight, out, f"{i}/2") for i in range(2)]
     for _ in range(4):
         which = draw.randrange(2)
         at_work = f'"part": "{which}/2"'.encode()  # in a claim
@@ -181,7 +151,7 @@ def test_parts_that_are_killed_and_started_anew(
         time.sleep(draw.uniform(0, 0.3))
         parts[which].kill()
         parts[which].communicate()
-        parts[which] = start(source, out, f"{which}/2")
+        parts[which] = start(eight, out, f"{which}/2")
     said = [process.communicate(timeout=300)[1] for process in parts]
     assert [process.returncode for process in parts] == [0, 0], said
     assert tree(out) == alone
@@ -198,10 +168,10 @@ def peeked(out: Path) -> list[bytes]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_the_shard_in_work_and_no_other_is_begun(
-    source: list[str], alone: dict[str, bytes], tmp_path: Path, number: signal.Signals
+    eight: list[str], alone: dict[str, bytes], tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "set"
-    process = start(source, out, None, "--workers", "1")
+    process = start(eight, out, None, "--workers", "1")
     until_shards(process, out, 2)
     process.send_signal(number)
     said = process.communicate(timeout=120)[1]
@@ -210,13 +180,13 @@ def test_a_signal_ends_the_shard_in_work_and_no_other_is_begun(
     assert "of its 8 input shards are still to be made; run the same again" in said
     left = tree(out)
     assert {name: data for name, data in alone.items() if name in left} == left
-    assert start(source, out, None).wait(300) == 0
+    assert start(eight, out, None).wait(300) == 0
     assert tree(out) == alone
 
 
-def test_without_grace_the_shard_in_work_is_left(source: list[str], alone: dict[str, bytes], tmp_path: Path) -> None:
+def test_without_grace_the_shard_in_work_is_left(eight: list[str], alone: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "set"
-    process = start(source, out, None, "--grace", "0")
+    process = start(eight, out, None, "--grace", "0")
     until_shards(process, out, 1)
     process.terminate()
     said = process.communicate(timeout=120)[1]
@@ -245,10 +215,10 @@ def test_a_function_is_asked_to_stop(tars: list[str], tmp_path: Path) -> None:
     assert extract(tars, tmp_path / "set", **options()) == read_manifest(str(tmp_path / "set"))
 
 
-def test_how_far_a_set_is(source: list[str], tmp_path: Path) -> None:
+def test_how_far_a_set_is(eight: list[str], tmp_path: Path) -> None:
     """Seen from outside: while it runs, after a kill, and when it is whole."""
     out = tmp_path / "set"
-    process = start(source, out, "1/2")
+    process = start(eight, out, "1/2")
     until_shards(process, out, 1)
     process.send_signal(signal.SIGSTOP)
     found = status(str(out))
@@ -268,7 +238,7 @@ def test_how_far_a_set_is(source: list[str], tmp_path: Path) -> None:
     assert said.returncode == 75, said.stderr
     assert f"{found.done} of 8 input shards done" in said.stdout
     assert "  stale: " in said.stdout
-    assert start(source, out, "0/2").wait(300) == 0
+    assert start(eight, out, "0/2").wait(300) == 0
     assert status(str(out)) == Status(str(out), 8, 8, (), (), (), whole=True)
     assert subprocess.run([sys.executable, "-m", "fmshards", "status", str(out), "--json"], cwd=ROOT).returncode == 0
 
@@ -279,10 +249,10 @@ def test_parts_do_not_overwrite(tars: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun_starts_two(source: list[str], alone: dict[str, bytes], tmp_path: Path) -> None:
+def test_torchrun_starts_two(eight: list[str], alone: dict[str, bytes], tmp_path: Path) -> None:
     """The same line, by torchrun, which says in the environment which of them each is."""
     out = tmp_path / "set"
-    process = start(source, out, None)
+    process = start(eight, out, None)
     line = list(process.args)[1:]  # type: ignore[arg-type]  # a list, as given
     process.kill()
     process.communicate()
