@@ -45,8 +45,10 @@ from fmshards.units import bytes_text, count_text
 @click.option("--workers", default=0, show_default=True, help="processes that decode images")
 @click.option("--chunk", type=int, help="samples in a chunk; by default 4 MB of the largest row, 8 to 256")
 @click.option("--filter", type=click.Choice(["zstd"]), help="make members smaller without loss; none by default")
-@click.option("--shard-size", type=int, help="samples in a shard, for a folder of images (4096)")
-@click.option("--image-field", help="the field that holds the image; by default the only one that can")
+@click.option("--shard-size", type=int, help="samples in a shard, of anything but tars (4096)")
+@click.option(
+    "--image-field", help="the field or column that holds the image; by default the only one that can, or url"
+)
 @click.option(
     "--orientation",
     type=click.Choice(["apply", "refuse", "ignore"]),
@@ -104,9 +106,10 @@ def command(
 ) -> None:
     """Run the frozen layers of a model once over SOURCE and write a shard set at OUT.
 
-    SOURCE is WebDataset shards (braces; a path or a URL) or a folder of images in class folders. What is
-    already whole in OUT is kept, so that the same command continues where it was stopped; run in several processes or
-    on several machines at a time, it shares the work.
+    SOURCE is WebDataset shards or Parquet files (braces, *), a folder of these or of images in class folders, or a
+    list of URLs (.txt, .csv, .tsv, .jsonl); at a path or a URL. What is already whole in OUT is kept, so that the same
+    command continues where it was stopped; run in several processes or on several machines at a time, it shares the
+    work.
 
     Exits with 0 when the set is whole, 75 when the same is to be run again, 65 when what was given cannot be used, 74
     when a disk or store refuses, 70 for a fault of its own.

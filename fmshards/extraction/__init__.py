@@ -1,6 +1,6 @@
 """extraction: source -> prefix -> encode -> shards.
 
-sources/       where images come from, one file each: WebDataset tars, a folder, a data set from Python
+sources/       where images come from, one file each: tars, Parquet files, lists of URLs, a folder, a data set
 batches.py     raw samples read here, decoded in workers, in order and with fixed boundaries
 decode.py      the worker's side: images to base tensors and rendered views
 forward.py     the device's side: all layers in one pass

@@ -64,7 +64,7 @@ class Decoder:
         digests: list[bytes] = []
         views: list[list[torch.Tensor]] = []
         thetas: list[Theta] = []
-        for item in raw.items:
+        for item in self.source.fetched(raw.items):
             sample = self.sample(raw.shard, item)
             keys.append(sample.key)
             fields.append(sample.fields)

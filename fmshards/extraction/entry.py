@@ -82,9 +82,10 @@ def extract(
     whole. Equal calls give equal bytes, whatever the number of workers and however often they were killed. A set that
     other options, weights, functions or images made is refused; images of which nothing is made yet may change.
 
-    source: WebDataset tars (text with braces, a list, a folder of tars; paths or fsspec URLs), a folder of images in
-        class folders, or a map-style data set of images, (image, label) pairs or dicts. Files are known by a digest
-        of their content; of a data set 8 stored samples are made again, and a `fingerprint` that it has is compared.
+    source: WebDataset tars or Parquet files (text with braces, a list, a folder of them; paths or fsspec URLs), a
+        file that lists URLs of images, a folder of images in class folders, or a map-style data set of images, (image,
+        label) pairs or dicts. Files are known by a digest of their content; of a data set 8 stored samples are made
+        again, and a `fingerprint` that it has is compared.
     out: a folder, or an fsspec URL.
     model, weights: text as on the command line, or a module (used as it is, in eval mode).
     layers: cut name -> rate, `NAME:RATE`, or a list of such texts. A rate is bits a value (ZFP); "int2" to "int8", a
@@ -107,8 +108,8 @@ def extract(
     workers: processes that read and decode images.
     chunk: samples in a chunk; by default 4 MB of the largest row, within 8 to 256.
     filter: "zstd" makes what is stored smaller without loss; reading undoes it.
-    shard_size: samples in a shard, for a folder or a data set.
-    image_field: the field that holds the image, where it is not the only one that can.
+    shard_size: samples in a shard, of anything but tars; by default 4096.
+    image_field: the field or column that holds the image, where it is not the only one that can.
     orientation: what becomes of images that say that they are to be turned (EXIF): "apply" turns them, "refuse" stops,
         "ignore" takes them as they lie. By default as the set that is there has it, else "apply".
     classes: the names of the classes in the order of their numbers: a list, a text file with one a line, or a set.

@@ -168,6 +168,8 @@ def prepare(source: Any, out: str, model: str | nn.Module, options: Options, sto
         seed=options.seed,
         classes=options.classes,
         orientation=decided["orientation"],
+        fields=options.fields,
+        drop_fields=options.drop_fields,
     )
     return Request(
         options=options,

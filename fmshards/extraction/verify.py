@@ -85,22 +85,24 @@ def source_of(url: str, plan: Plan, source: Any = None) -> Source:
     others; what an input shard was changed to before anything was made from it, its shards say."""
     options = plan.options
     if source is None:
-        if options.get("source") == "webdataset":
-            source = [shard.url for shard in plan.inputs]
+        if options.get("source") in ("webdataset", "parquet", "list"):
+            source = list(dict.fromkeys(shard.url for shard in plan.inputs))
         elif options.get("source") == "folder" and isinstance(plan.provenance.get("source"), str):
             source = plan.provenance["source"]
         elif options.get("source") == "folder":
             raise InputError("the plan does not say in which folder the images were: give it as source=")
         else:
             raise InputError("the set was extracted from a data set in Python: give it as source=, to compute again")
-    folder = options.get("source") != "webdataset"
+    divided = options.get("source") != "webdataset"
     found = open_source(
         source,
-        shard_size=_optional(options, "shard_size", int) if folder else None,
+        shard_size=_optional(options, "shard_size", int) if divided else None,
         image_field=_optional(options, "image_field", str),
         seed=_optional(plan.identity, "seed", int) or 0,
-        classes=plan.classes if options.get("source") == "folder" else None,
+        classes=plan.classes if options.get("source") in ("folder", "list") else None,
         orientation=_optional(options, "orientation", str) or "ignore",
+        fields=_names(options.get("fields")),
+        drop_fields=_names(options.get("drop_fields")) or (),
     )
     ours, theirs = ([(i.bytes, i.samples, i.digest) for i in inputs] for inputs in (found.inputs, plan.inputs))
     if len(ours) != len(theirs) or not all(

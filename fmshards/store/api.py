@@ -123,6 +123,12 @@ def list_names(url: str) -> list[str]:
     return backend(url).list_names(url)
 
 
+def list_files(url: str) -> dict[str, Info]:
+    """Every file in the folder `url` and below: its path there, `/` between names, and what `info` says of it, the size
+    None where a listing does not tell it. {} where there is no folder."""
+    return backend(url).list_files(url)
+
+
 def remove(url: str) -> None:
     """Remove the file at `url`; nothing there is fine."""
     backend(url).remove(url)

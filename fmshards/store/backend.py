@@ -65,6 +65,10 @@ class Backend(Protocol):
     def list_names(self, url: str) -> list[str]:
         """Sorted base names in the folder `url`, files still being written left out; [] where there is no folder."""
 
+    def list_files(self, url: str) -> dict[str, Info]:
+        """Every file in the folder `url` and below: its path there, `/` between names, and what `info` says of it, the
+        size None where a listing does not tell it. {} where there is no folder."""
+
     def put(self, url: str, data: bytes) -> None:
         """Write `data` to `url`, replacing what is there: the old whole or the new whole, never a part."""
 
@@ -114,6 +118,9 @@ class Passing(Backend):
 
     def list_names(self, url: str) -> list[str]:
         return self._inner.list_names(url)
+
+    def list_files(self, url: str) -> dict[str, Info]:
+        return self._inner.list_files(url)
 
     def put(self, url: str, data: bytes) -> None:
         self._inner.put(url, data)

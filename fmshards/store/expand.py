@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from fmshards.errors import InputError
+from fmshards.store.api import list_names
 from fmshards.store.guard import guard
 from fmshards.store.url import is_local, local_path
 
@@ -18,9 +19,9 @@ _RANGE = re.compile(r"\{(-?\d{1,99})\.\.(-?\d{1,99})")
 
 
 def expand(urls: str | Sequence[str]) -> list[str]:
-    """Every URL meant, in order: braces expanded, then globs of local paths (sorted).
+    """Every URL meant, in order: braces expanded, then globs (sorted); in a store those of names in one folder.
 
-    Raises InputError where a local path or glob matches nothing, braces do not close, or the list is empty.
+    Raises InputError where a local path or a glob matches nothing, braces do not close, or the list is empty.
     """
     patterns = [urls] if isinstance(urls, str) else list(urls)
     found = [url for pattern in patterns for braced in _braces(str(pattern)) for url in _globs(braced)]
@@ -53,14 +54,27 @@ def _globs(url: str) -> list[str]:
     if _is_there(url):
         return [url]
     if not is_local(url):
-        if "*" in url:
-            raise InputError(f"{url}: * is read in local paths only; name the shards by braces, as {{000000..000099}}")
-        return [url]
+        return _matching(url) if "*" in url else [url]
     path = local_path(url)
     found = sorted(glob.glob(path)) if glob.has_magic(path) else []
     if not found:
         # glob passes over what it may not look into: that is said, and not taken for an empty folder.
         _is_there(_plain_folder(path))
+        raise InputError(f"{url}: nothing is there")
+    return found
+
+
+def _matching(url: str) -> list[str]:
+    """What lies in a store's folder under names of the form of `url`'s last piece, sorted."""
+    folder, _, form = url.rpartition("/")
+    if "*" in folder or "?" in form:
+        raise InputError(
+            f"{url}: of URLs * is read in the last name only, and without a query; name the files by braces, as "
+            "{000000..000099}"
+        )
+    pattern = re.compile(".*".join(map(re.escape, form.split("*"))), re.DOTALL)
+    found = [f"{folder}/{name}" for name in list_names(folder) if pattern.fullmatch(name)]
+    if not found:
         raise InputError(f"{url}: nothing is there")
     return found
 

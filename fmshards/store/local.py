@@ -77,6 +77,17 @@ class Local(Backend):
                 return []
         return sorted(name for name in names if not is_temporary(name))
 
+    def list_files(self, url: str) -> dict[str, Info]:
+        root, found = local_path(url), {}
+        with guard("list", url):
+            for folder, _, names in os.walk(root, onerror=_unless_absent):
+                for name in names:
+                    path = os.path.join(folder, name)
+                    seen = self.info(path)
+                    if seen is not None and not is_temporary(name):
+                        found[os.path.relpath(path, root)] = seen
+        return found
+
     def put(self, url: str, data: bytes) -> None:
         with published(url, os.replace) as file:
             file.write(data)
@@ -103,6 +114,11 @@ class Local(Backend):
 
 def _open(path: str, flags: int) -> int:
     return os.open(path, flags | _NONBLOCK)
+
+
+def _unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _regular(fd: int, url: str) -> os.stat_result:

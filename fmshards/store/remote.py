@@ -18,7 +18,7 @@ from fmshards.store.guard import guard, guarded_reader, is_missing, status_of
 from fmshards.store.publish import spooled
 from fmshards.store.retry import CONNECT, STALL, insist
 
-_MARKS = ("VersionId", "version_id", "generation", "ETag", "etag", "content_md5", "Content-MD5", "md5Hash")
+_MARKS = ("VersionId", "version_id", "generation", "ETag", "etag", "content_md5", "Content-MD5", "md5Hash", "blob_id")
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "modified", "created")
 """What file systems of fsspec call them."""
 
@@ -82,6 +82,28 @@ class Remote(Backend):
         here = path.rstrip("/")
         found = {str(name).rstrip("/") for name in names}
         return sorted(name.rsplit("/", 1)[-1] for name in found if name != here)
+
+    def list_files(self, url: str) -> dict[str, Info]:
+        fs, path = _open(url)
+        with guard("list", url):
+            try:
+                top = fs.ls(path, detail=True)
+            except FileNotFoundError as error:
+                if not is_missing(error):
+                    raise
+                return {}
+            here, found = path.rstrip("/") + "/", {}
+            for entry in top:
+                # One folder after another: what a file system says of a file takes a kilobyte, here some hundred bytes.
+                below = fs.find(entry["name"], detail=True) if entry["type"] == "directory" else {entry["name"]: entry}
+                for name, seen in below.items():
+                    # A web page links to more than what is below it; an object that ends with a slash marks a folder.
+                    linked = url.startswith("http") and "?" in str(name)
+                    if str(name).startswith(here) and not str(name).endswith("/") and not linked:
+                        size = seen.get("size")
+                        found[str(name)[len(here) :]] = Info(None if size is None else int(size), _mark(seen))
+                fs.invalidate_cache()
+        return found
 
     def remove(self, url: str) -> None:
         fs, path = _open(url)

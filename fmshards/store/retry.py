@@ -108,6 +108,9 @@ class Retrying(Passing):
     def list_names(self, url: str) -> list[str]:
         return self._insist(lambda: self._inner.list_names(url), url)
 
+    def list_files(self, url: str) -> dict[str, Info]:
+        return self._insist(lambda: self._inner.list_files(url), url)
+
     def put(self, url: str, data: bytes) -> None:
         self._insist(lambda: self._inner.put(url, data), url)
 

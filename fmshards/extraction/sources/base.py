@@ -67,6 +67,10 @@ class Source(Protocol):
     def items(self, shard: int) -> Generator[Item, None, None]:
         """The items of one input shard, in order. Raises InputError, naming the shard and the key."""
 
+    def fetched(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The same items, once what `load` would read of a store for each is here, or has failed: asked for side by
+        side, in a worker, which holds the encoded images of one batch."""
+
     def load(self, item: Item) -> Sample:
         """Read and decode one item, in a worker. Raises InputError; the caller adds shard and key."""
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
-from typing import BinaryIO
+from collections.abc import Iterable, Mapping
+from typing import Any, BinaryIO
+
+import msgpack
 
 from fmshards import store
 from fmshards.errors import InputError, StoreError
+from fmshards.shards import field_value
 
 _BLOCK = 1 << 20
 
@@ -23,7 +26,7 @@ def size_and_stamp(url: str) -> tuple[int, str | None]:
     if found is None:
         raise StoreError(f"cannot read {url}: it does not exist")
     if store.is_local(url) and os.path.isdir(store.local_path(url)):
-        raise InputError(f"{url} is a folder; expected a tar, or a folder alone")
+        raise InputError(f"{url} is a folder; expected a file, or a folder alone")
     if found.size is None:
         raise StoreError(f"cannot read {url}: the server does not say how long it is")
     return found.size, found.mark
@@ -60,3 +63,19 @@ class DigestReader:
         data = self._stream.read(length)
         self._digest.update(data)
         return data
+
+
+class RowsDigest:
+    """ "sha256:<hex>" over the rows of a table: of each its key, NUL, the SHA-256 of its image's bytes and that of its
+    fields, an array of [name, value] sorted by name as msgpack has it (32 bytes each)."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    @property
+    def content(self) -> str:
+        return f"sha256:{self._digest.hexdigest()}"
+
+    def add(self, key: str, image: bytes, fields: Mapping[str, Any]) -> None:
+        values = msgpack.packb([[name, field_value(fields[name])] for name in sorted(fields)])
+        self._digest.update(key.encode() + b"\0" + hashlib.sha256(image).digest() + hashlib.sha256(values).digest())

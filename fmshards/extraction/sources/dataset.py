@@ -12,6 +12,7 @@ from PIL import Image
 from fmshards.errors import InputError
 from fmshards.extraction.sources.base import Item, Sample
 from fmshards.extraction.sources.classes import check_label, class_difference
+from fmshards.extraction.sources.columns import encoded_image, feature_classes
 from fmshards.extraction.sources.image import decode_image
 from fmshards.model.image import to_rgb, upper_bits
 from fmshards.shards import InputShard, field_value
@@ -23,14 +24,15 @@ class DatasetSource:
     """`data[i]` is an image, `(image, label)`, or a dict with the image under `image_field` (default: `image`, `img`,
     `jpg` ...).
 
-    An image is a PIL image, an array or tensor (H, W), (H, W, C) or (C, H, W) of uint8 or uint16, or encoded bytes.
-    Only encoded bytes are turned as their EXIF says (`orientation`): a PIL image is taken as the data set gives it. A
-    label, and a dict's `label` where it has no `cls`, becomes the field `cls`; a dict's other values travel under their
-    names, and its `__key__` is the key, which is else the index. Numpy and torch values travel as plain numbers and
-    lists.
+    An image is a PIL image, an array or tensor (H, W), (H, W, C) or (C, H, W) of uint8 or uint16, or encoded bytes,
+    in a dict as `bytes` too (Hugging Face's images that are not decoded). Only encoded bytes are turned as their EXIF
+    says (`orientation`): a PIL image is taken as the data set gives it. A label, and a dict's `label` where it has no
+    `cls`, becomes the field `cls`; a dict's other values travel under their names, and its `__key__` is the key, which
+    is else the index. Numpy and torch values travel as plain numbers and lists.
     Input shards are virtual: `shard_size` samples each, in the data set's own order.
 
-    classes: the names that `cls` numbers; by default the data set's own `classes`, where it has names there.
+    classes: the names that `cls` numbers; by default the data set's own `classes`, where it has names there, else those
+    of the label's ClassLabel in its `features`, as Hugging Face's `datasets` have them.
     """
 
     def __init__(
@@ -44,6 +46,12 @@ class DatasetSource:
     ) -> None:
         self.data, self.shard_size, self.image_field = data, shard_size, image_field
         self.orientation = orientation
+        if isinstance(data, Mapping) and data and 0 not in data:
+            splits = ", ".join(map(repr, list(data)[:5]))
+            raise InputError(
+                f"{type(data).__name__} is a dict of {splits}; expected a data set: give one split of it, as in "
+                "data['train']"
+            )
         try:
             self.length = len(data)
         except TypeError:
@@ -79,6 +87,9 @@ class DatasetSource:
         first = shard * self.shard_size
         for i in range(first, first + self.work(shard)):
             yield Item(f"{i:08d}", i, {}, i - first + 1)
+
+    def fetched(self, items: Sequence[Item]) -> Sequence[Item]:
+        return items
 
     def load(self, item: Item) -> Sample:
         value = self.data[item.data]
@@ -140,7 +151,7 @@ class DatasetSource:
 def _own_classes(data: Any) -> tuple[str, ...] | None:
     names = getattr(data, "classes", None)
     named = isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names)
-    return tuple(names) if named and names else None
+    return tuple(names) if named and names else feature_classes(getattr(data, "features", None))
 
 
 _WHOLE = (np.dtype(np.uint8), np.dtype(np.uint16))
@@ -150,6 +161,8 @@ def to_image(value: Any, orientation: str = "apply") -> Image.Image:
     """The RGB image of a PIL image, an array or tensor of uint8 or uint16, or encoded bytes. Raises InputError."""
     if isinstance(value, Image.Image):
         return to_rgb(value)
+    if isinstance(value, Mapping) and "bytes" in value:
+        value = encoded_image(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return decode_image(bytes(value), orientation)
     channels = (1, 3, 4)

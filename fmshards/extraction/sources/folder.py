@@ -1,30 +1,35 @@
-"""A folder of images in class folders, read in a seeded permutation so that no chunk holds one class."""
+"""Images in class folders, on a disk or in a store, read in a seeded permutation: no chunk holds one class."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fmshards import store
 from fmshards.errors import InputError, warn
 from fmshards.extraction.sources.base import IMAGE_EXTENSIONS, Item, Sample
 from fmshards.extraction.sources.classes import check_known
 from fmshards.extraction.sources.content import files_content
+from fmshards.extraction.sources.fetch import read_all
 from fmshards.extraction.sources.image import decode_image
 from fmshards.extraction.sources.scan import Scan, Seen, scan, warn_left_out
+from fmshards.extraction.sources.scan_store import scan_store
 from fmshards.shards import InputShard
 
 
 class FolderSource:
-    """ROOT/CLASS/.../image. Every folder in ROOT is a class, in sorted order, or in that of `classes` where given;
-    where no folder holds an image, samples have no class.
+    """ROOT/CLASS/.../image, on a disk or at a URL that can be listed. Every folder in ROOT is a class, in sorted order,
+    or in that of `classes` where given; where no folder holds an image, samples have no class.
 
     Fields: `cls` (int), `class` (str), `path` (str, below ROOT). The key is the path without its extension, with it
     where two images differ in nothing else. Input shards are virtual: `shard_size` images each. Hidden files are not
-    looked at; links are followed, and a folder is read once.
+    looked at; links are followed, and a folder is read once. A store knows no folder without a file, so that a class of
+    which there is no image is none there, unless `classes` names it.
 
     Files are read and digested in workers, beside their decoding: a shard's digest is known when `loaded` has been told
     of all of them.
@@ -39,8 +44,9 @@ class FolderSource:
         classes: tuple[str, ...] | None = None,
         orientation: str = "apply",
     ) -> None:
-        self.root = Path(root)
-        found = scan(self.root)
+        self.local = store.is_local(root)
+        self.root = str(Path(root)) if self.local else root.rstrip("/")
+        found = scan(Path(root)) if self.local else scan_store(self.root)
         if not found.images:
             beside = (
                 f"; it holds files such as {min(found.others)!r}: archives are to be unpacked" if found.others else ""
@@ -68,9 +74,11 @@ class FolderSource:
         sizes = [seen[path][0] for path in self._paths(i)]
         listing = "".join(f"{path}\0{size}\n" for path, size in zip(self._paths(i), sizes, strict=True))
         digest = hashlib.sha256(listing.encode()).hexdigest()
-        return InputShard(name=f"{i:06d}", url=str(self.root), bytes=sum(sizes), samples=len(sizes), digest=digest)
+        return InputShard(name=f"{i:06d}", url=self.root, bytes=sum(sizes), samples=len(sizes), digest=digest)
 
-    def _stamp(self, i: int, seen: Mapping[str, Seen]) -> str:
+    def _stamp(self, i: int, seen: Mapping[str, Seen]) -> str | None:
+        if not all(seen[path][1] for path in self._paths(i)):
+            return None
         listing = "".join(f"{path}\0{seen[path][0]}\0{seen[path][1]}\n" for path in self._paths(i))
         return f"{len(self._shards[i])} files, {hashlib.sha256(listing.encode()).hexdigest()}"
 
@@ -92,8 +100,14 @@ class FolderSource:
                 fields |= {"cls": self._numbers[name], "class": name}
             yield Item(key, path, fields, i + 1)
 
+    def fetched(self, items: Sequence[Item]) -> Sequence[Item]:
+        if self.local:
+            return items
+        found = read_all([item.data for item in items], self._read)
+        return [replace(item, data=data) for item, data in zip(items, found, strict=True)]
+
     def load(self, item: Item) -> Sample:
-        data = self._read(item.data)
+        data = item.data.result() if isinstance(item.data, Future) else self._read(item.data)
         return Sample(item.key, decode_image(data, self.orientation), item.fields, hashlib.sha256(data).digest())
 
     def loaded(self, shard: int, digests: Sequence[bytes]) -> None:
@@ -118,13 +132,15 @@ class FolderSource:
         return None
 
     def _read(self, path: str) -> bytes:
+        if not self.local:
+            return store.read(store.join(self.root, path))
         try:
-            return (self.root / path).read_bytes()
+            return Path(self.root, path).read_bytes()
         except OSError as error:
-            raise InputError(f"{self.root / path} cannot be read: {error}") from None
+            raise InputError(f"{Path(self.root, path)} cannot be read: {error}") from None
 
 
-def _classes(root: Path, found: Scan, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def _classes(root: str, found: Scan, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
     counts = Counter(path.partition("/")[0] for path in found.images if "/" in path)
     loose = sorted(path for path in found.images if "/" not in path)
     if not counts:
@@ -137,7 +153,7 @@ def _classes(root: Path, found: Scan, given: tuple[str, ...] | None) -> tuple[st
             f"{loose[0]!r}: move these into a class folder"
         )
     if given is not None:
-        check_known(sorted(counts), given, str(root))
+        check_known(sorted(counts), given, root)
     empty = sorted(name for name in found.folders if not counts[name] and (given is None or name in given))
     if empty:
         warn(

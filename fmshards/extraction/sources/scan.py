@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fmshards import store
 from fmshards.errors import InputError, warn
 from fmshards.extraction.sources.base import IMAGE_EXTENSIONS
 
 Seen = tuple[int, str]
-"""A file's size in bytes, and the times of its last writing and change in nanoseconds."""
+"""A file's size in bytes, and the times of its last writing and change in nanoseconds; of an object its mark, "" where
+it has none."""
 TARS = (".tar",)
 PACKED_TARS = (".tar.gz", ".tgz")
+PARQUET = ".parquet"
 
 
 @dataclass
@@ -82,7 +85,7 @@ def is_image(path: str) -> bool:
     return path.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
 
 
-def warn_left_out(root: Path, found: Scan) -> None:
+def warn_left_out(root: str, found: Scan) -> None:
     """One warning for files that are no images, one for links to what is read already."""
     if found.others:
         warn(
@@ -96,30 +99,47 @@ def warn_left_out(root: Path, found: Scan) -> None:
         )
 
 
-def archives(root: Path) -> list[str]:
-    """The tars directly in `root`, sorted: plain ones, or where there is none, those packed with gzip.
+def archives(root: str, names: Sequence[str], images: Callable[[], Collection[str]]) -> list[str]:
+    """The tars among the `names` directly in the folder `root`, or where there is none, those packed with gzip; else
+    the Parquet files, where no image lies in the folder or below.
 
-    Raises InputError where images lie in the folder too: which of the two is meant cannot be told.
+    images: finds these. Raises InputError where tars lie beside images or Parquet files: which is meant cannot be told.
     """
-    names = [path for path, entry in _entries(root, "") if not _is_folder(entry)]
     tars = [name for name in names if name.endswith(TARS)]
     packed = [name for name in names if name.endswith(PACKED_TARS)]
+    tables = [name for name in names if is_parquet(name)]
     if not tars and not packed:
-        return []
-    images = scan(root).images
-    if images:
-        archive, folder = (tars or packed)[0], min(images).partition("/")
-        what = f"images in class folders ({folder[0]!r} ...)" if folder[1] else f"images ({folder[0]!r} ...)"
+        return [] if not tables or images() else [store.join(root, name) for name in tables]
+    found, archive = images(), (tars or packed)[0]
+    if found or tables:
+        name, below, _ = (min(found) if found else tables[0]).partition("/")
+        what = "images in class folders" if below else "images" if found else "Parquet files"
         raise InputError(
-            f"{root} holds tars ({archive!r} ...) and {what}; expected one or the other: move the archive out of the "
-            f"folder to read the images, or name the tars ({str(root / '*.tar')!r}) to read these"
+            f"{root} holds tars ({archive!r} ...) and {what} ({name!r} ...); expected one or the other: move the "
+            f"archive out of the folder to read the {what.partition(' in')[0]}, or name the tars "
+            f"({store.join(root, '*.tar')!r}) to read these"
         )
     if tars and packed:
         warn(
             f"{root}: {len(packed)} tars packed with gzip lie beside plain ones, such as {packed[0]!r}; left out: name "
             "all tars to read them too"
         )
-    return [str(root / name) for name in tars or packed]
+    return [store.join(root, name) for name in tars or packed]
+
+
+def file_names(root: Path) -> list[str]:
+    """What lies directly in a local folder and is no folder, sorted; hidden names left out."""
+    return [path for path, entry in _entries(root, "") if not _is_folder(entry)]
+
+
+def is_parquet(url: str) -> bool:
+    """By its extension."""
+    return without_query(url).endswith(PARQUET)
+
+
+def without_query(url: str) -> str:
+    """A URL without what follows a question mark, which http alone knows."""
+    return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
 
 
 def _entries(root: Path, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:

@@ -33,7 +33,7 @@ _OTHERS = {
     b"Rar!": ("a RAR archive", "unpack it and give the folder"),
     b"\xff\xd8\xff": ("a JPEG image", "give the folder that holds the images"),
     b"\x89PNG": ("a PNG image", "give the folder that holds the images"),
-    b"PAR1": ("a Parquet file", "open it with its own library and give the data set"),
+    b"PAR1": ("a Parquet file", "give it a name that ends with .parquet"),
 }
 _ZERO = bytes(BLOCK)
 _REGULAR = (b"0", b"\0", b"7")

@@ -84,6 +84,9 @@ class WebDatasetSource:
                 check_crowd(most, len(seen), self.image_field, crowded, url)
             self._digests[shard] = reader.content
 
+    def fetched(self, items: Sequence[Item]) -> Sequence[Item]:
+        return items
+
     def load(self, item: Item) -> Sample:
         if self.classes is not None:
             check_label(item.fields, self.classes)
