@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import torch
 from safetensors.torch import save_file
 
 import fmshards
+from fmshards.cli.extract import command
 from fmshards.codec import FeatureSpec
+from fmshards.extraction.part import part_of
 from fmshards.model import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,3 +180,19 @@ def test_a_model_without_a_head_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
     with pytest.raises(SystemExit, match="15 outputs"):
         replace_head(torch.nn.Flatten(), 3, torch.zeros(1, 3, 1, 5))
+
+
+def test_the_kubernetes_job_says_what_extract_understands() -> None:
+    """And tells its exit codes as they are meant."""
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load((ROOT / "examples" / "cluster" / "kubernetes.yaml").read_text())["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    assert container["command"] == ["fmshards", "extract"]
+    with command.make_context("extract", list(container["args"])) as context:
+        assert context.params["grace"] < job["template"]["spec"]["terminationGracePeriodSeconds"]
+    environ = {each["name"]: each["value"] for each in container["env"]}
+    last = part_of(None, {**environ, "JOB_COMPLETION_INDEX": str(job["completions"] - 1)})
+    assert (last.index, last.count) == (job["completions"] - 1, job["completions"])
+    ignored, failed = job["podFailurePolicy"]["rules"]
+    assert (ignored["action"], failed["action"]) == ("Ignore", "FailIndex")
+    assert set(failed["onExitCodes"]["values"]) == {2, os.EX_DATAERR, os.EX_SOFTWARE, os.EX_IOERR}

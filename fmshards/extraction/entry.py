@@ -118,8 +118,8 @@ def extract(
     overwrite: replace what is at `out`. Stopped in between, the old set is there, or none.
     progress: True shows it on standard error, a stream there.
     part: "I/N", or (I, N): this process is one of N that make the set together, each its own shards first, then what is
-        left; it returns when the set is whole. By default as the scheduler says that started it, see
-        `fmshards.extraction.part`.
+        left; it returns when the set is whole. By default as the scheduler that started it says in the environment
+        (torchrun, Slurm, Kubernetes; see `fmshards.extraction.part.part_of`), else the only one.
     stop: asked between batches; once it says True no shard is begun, the one that is begun is ended, and StoppedError
         is raised where shards are missing still.
 
