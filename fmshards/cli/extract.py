@@ -91,6 +91,7 @@ from fmshards.units import bytes_text, count_text
 @click.option("--ray-tasks", "tasks", type=click.IntRange(1), help="how many; by default as many as there is room for")
 @click.option("--ray-cpus", "cpus", type=click.FloatRange(0), help="CPUs of a task; by default one more than --workers")
 @click.option("--ray-gpus", "gpus", type=click.FloatRange(0), help="GPUs of a task; by default 1 where there are any")
+@click.option("--log-json", is_flag=True, help="progress as a JSON object a line on standard error, for machines")
 @json_option
 def command(
     source: str,
@@ -101,6 +102,7 @@ def command(
     tasks: int | None,
     cpus: float | None,
     gpus: float | None,
+    log_json: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -118,15 +120,15 @@ def command(
         raise click.UsageError("Missing option '--layer' (NAME:RATE), or '--plan' (a file of fmshards plan).")
     from fmshards.extraction import extract, extract_on_ray
 
-    options["layers"] = layers or None
+    options |= {"layers": layers or None, "progress": "json" if log_json else True}
     if address is None and (tasks, cpus, gpus) != (None, None, None):
         raise click.UsageError("--ray-tasks, --ray-cpus and --ray-gpus have no meaning without --ray.")
     with Preemption(grace) as stop:
         if address is None:
-            manifest = extract(source, out, progress=True, stop=stop, **options)
+            manifest = extract(source, out, stop=stop, **options)
         else:
             options |= {"address": address or None, "tasks": tasks, "cpus": cpus, "gpus": gpus}
-            manifest = extract_on_ray(source, out, progress=True, stop=stop, **options)
+            manifest = extract_on_ray(source, out, stop=stop, **options)
     sizes = {name: sum(s.bytes for s in shards) for name, shards in manifest.shards.items()}
     errors = {name: error["db"] for name, error in manifest.errors.items()}
     if as_json:

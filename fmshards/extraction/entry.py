@@ -22,7 +22,7 @@ from fmshards.extraction.options import Options
 from fmshards.extraction.part import part_of
 from fmshards.extraction.pipeline import Pass
 from fmshards.extraction.planned import planned
-from fmshards.extraction.progress import Progress, stream_of
+from fmshards.extraction.progress import Progress, progress_of
 from fmshards.extraction.propose import settle_rates
 from fmshards.extraction.request import Request, prepare
 from fmshards.extraction.samples import sample_differences
@@ -72,7 +72,7 @@ def extract(
     order: str = "auto",
     seed: int = 0,
     overwrite: bool = False,
-    progress: bool | TextIO | None = None,
+    progress: bool | str | TextIO | None = None,
     part: str | tuple[int, int] | None = None,
     stop: Callable[[], bool] = never,
 ) -> Manifest:
@@ -116,7 +116,7 @@ def extract(
     fields, drop_fields: the fields that travel with a feature, or those that do not; by default all travel.
     order: "auto" stores channels like beside like where that lowers the error of a ZFP rate, "none" as they are.
     overwrite: replace what is at `out`. Stopped in between, the old set is there, or none.
-    progress: True shows it on standard error, a stream there.
+    progress: True shows it on standard error, "json" as an object of JSON a line there, a stream there.
     part: "I/N", or (I, N): this process is one of N that make the set together, each its own shards first, then what is
         left; it returns when the set is whole. By default as the scheduler that started it says in the environment
         (torchrun, Slurm, Kubernetes; see `fmshards.extraction.part.part_of`), else the only one.
@@ -162,7 +162,7 @@ def run(
     model: str | nn.Module,
     options: Options,
     overwrite: bool = False,
-    progress: bool | TextIO | None = None,
+    progress: bool | str | TextIO | None = None,
     part: str | tuple[int, int] | None = None,
     stop: Callable[[], bool] = never,
 ) -> Manifest:
@@ -180,7 +180,7 @@ def run(
             "remove the set first, or overwrite it from one process (--part 0/1)"
         )
     out, clock = os.fspath(out), Clock()
-    shown = Progress(stream_of(progress), clock)
+    shown = progress_of(progress, clock)
     with Claims(out, mine) as claims:
         stored, manifest = (None, None) if overwrite else find_plan(out)
         request = prepare(source, out, model, options, stored)

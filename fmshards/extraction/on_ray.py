@@ -16,7 +16,7 @@ from fmshards.errors import FmshardsError, FormatError, InputError, StoppedError
 from fmshards.extraction.entry import run
 from fmshards.extraction.options import Options
 from fmshards.extraction.planned import planned
-from fmshards.extraction.progress import Progress, stream_of
+from fmshards.extraction.progress import Progress, progress_of
 from fmshards.extraction.status import Status, status
 from fmshards.extraction.stopping import never
 from fmshards.shards import Manifest, read_manifest, set_url
@@ -35,7 +35,7 @@ def extract_on_ray(
     tasks: int | None = None,
     cpus: float | None = None,
     gpus: float | None = None,
-    progress: bool | TextIO | None = None,
+    progress: bool | str | TextIO | None = None,
     stop: Callable[[], bool] = never,
     **given: Any,
 ) -> Manifest:
@@ -66,7 +66,7 @@ def extract_on_ray(
         gpus = (1.0 if room.get("GPU", 0) >= 1 else 0.0) if gpus is None else gpus
         cpus = float(1 + options.workers) if cpus is None else cpus
         count = _tasks(tasks, cpus, gpus, room)
-        shown = Progress(stream_of(progress), Clock())
+        shown = progress_of(progress, Clock())
         there = f"{room.get('CPU', 0):g} CPUs and {room.get('GPU', 0):g} GPUs"
         shown.say(f"{count} tasks on Ray, each of {cpus:g} CPUs and {gpus:g} GPUs; the cluster has {there}")
         passing = [TransientError, WorkerDiedError]  # beside the death of a node

@@ -24,7 +24,7 @@ from fmshards.extraction.draft import asked_cuts, first_base
 from fmshards.extraction.forward import run_prefix
 from fmshards.extraction.options import AUTO, Options
 from fmshards.extraction.planned import options_of
-from fmshards.extraction.progress import Progress, stream_of
+from fmshards.extraction.progress import Progress, progress_of
 from fmshards.extraction.request import Request, prepare
 from fmshards.extraction.sources import Item
 from fmshards.model import Cut, cuts_of, multi_prefix, split
@@ -61,7 +61,7 @@ def plan(
     classes: str | os.PathLike[str] | Sequence[str] | None = None,
     order: str = "auto",
     seed: int = 0,
-    progress: bool | TextIO | None = None,
+    progress: bool | str | TextIO | None = None,
 ) -> Proposal:
     """Which cut, codec, rate and mirror serve this source and model: measured here, on a sample, judged by the task.
 
@@ -102,7 +102,7 @@ def plan(
         order=order,
         seed=seed,
     )
-    shown = Progress(stream_of(progress), Clock())
+    shown = progress_of(progress, Clock())
     request = prepare(source, "", model, options)
     base = first_base(request)
     if recipe is None:

@@ -257,6 +257,21 @@ def test_progress_on_a_terminal_rewrites_its_line() -> None:
     assert "left" in stream.getvalue()
 
 
+def test_progress_for_machines(tars: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    extract(tars, tmp_path / "set", **options(), progress="json")
+    told = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    last = told[-1]
+    assert last["event"] == "done"
+    assert (last["samples"], last["done"], last["left"], last["kept"]) == (104, 1.0, 0.0, 0)
+    assert last["bytes"] >= 104 * 32 * 16 * 16 / 2
+    assert {"calibrate", "forward", "encode"} <= last["split"].keys()
+    extract(tars, tmp_path / "set", **options(), progress="json")
+    (again,) = (json.loads(line) for line in capfd.readouterr().err.splitlines())
+    assert (again["event"], "whole already" in again["text"]) == ("note", True)
+    with pytest.raises(InputError, match=r'progress is .loud.*"json"'):
+        extract(tars, tmp_path / "set", **options(), progress="loud")
+
+
 # labels
 
 
