@@ -7,8 +7,11 @@ whatever the number of workers and however often extraction was stopped.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -23,6 +26,8 @@ from fmshards.clock import Clock
 from fmshards.errors import FmshardsError, InputError
 from fmshards.extraction.sources import Item, Source
 from fmshards.workers import begin_worker, in_spite_of_deaths, is_unsendable, is_worker_death, worker_died
+
+_ASKING = (signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
@@ -131,10 +136,19 @@ def decoded_batches(
 
 
 def _begin(number: int) -> None:
-    """In a worker. What asks the process that it works for to stop may reach it too; that one decides when it ends."""
+    """In a worker. What a scheduler sends to end an extraction may reach all of its processes: the one that is worked
+    for decides when a worker ends, so here these signals count from that one alone."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)  # before there are threads, which inherit it
     begin_worker(number)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_heed, args=(parent.pid,), name="fmshards-signals", daemon=True).start()
+
+
+def _heed(parent: int | None) -> None:
+    while signal.sigwaitinfo(_ASKING).si_pid != parent:
+        pass
+    os._exit(1)
 
 
 def _started(loader: DataLoader[Any], decode: Decode) -> Iterator[Any]:

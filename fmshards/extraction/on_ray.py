@@ -22,6 +22,7 @@ from fmshards.extraction.stopping import never
 from fmshards.shards import Manifest, read_manifest, set_url
 
 _LOOK = 2.0  # seconds between two looks at the tasks
+_END = 30.0  # seconds that tasks have once they are told to end
 _AGAIN = 20  # times that a part is started anew, after a node's death or an error that may pass
 
 
@@ -97,7 +98,8 @@ def _watch(ray: Any, left: list[Any], url: str, shown: Progress, stop: Callable[
     except BaseException as error:
         for each in left:
             ray.cancel(each)
-        ray.wait(left, num_returns=len(left), timeout=30)  # they leave nothing half written
+        if left:
+            ray.wait(left, num_returns=len(left), timeout=_END)  # they leave nothing half written
         cause = getattr(error, "cause", None)
         if isinstance(cause, FmshardsError):
             raise cause from None

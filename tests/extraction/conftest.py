@@ -119,6 +119,7 @@ def start(eight: list[str], out: Path, part: str | None, *more: str, **environ: 
     return subprocess.Popen(
         [sys.executable, "-m", "fmshards", *words],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ},
+        start_new_session=True,
     )  # fmt: skip
 
 

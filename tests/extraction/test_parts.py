@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -167,13 +168,17 @@ def peeked(out: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("to", ["the process", "all of its processes"])
 def test_a_signal_ends_the_shard_in_work_and_no_other_is_begun(
-    eight: list[str], alone: dict[str, bytes], tmp_path: Path, number: signal.Signals
+    eight: list[str], alone: dict[str, bytes], tmp_path: Path, number: signal.Signals, to: str
 ) -> None:
     out = tmp_path / "set"
     process = start(eight, out, None, "--workers", "1")
     until_shards(process, out, 2)
-    process.send_signal(number)
+    if to == "the process":
+        process.send_signal(number)
+    else:
+        os.killpg(process.pid, number)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 75, said
     assert f"{number.name}: no shard is begun any more; 25 s" in said
