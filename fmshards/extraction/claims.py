@@ -32,11 +32,13 @@ _EVERY = LEASE / 4
 @dataclass(frozen=True)
 class Claim:
     """What a claim says: whose it is, where that process runs, how often it was written, and when by its own clock
-    (seconds since 1970), which only people look at."""
+    (seconds since 1970), which only people look at. space: within what the process has that number, a boot of a machine
+    and a container of it."""
 
     name: str
     part: str
     host: str
+    space: str
     process: int
     beats: int
     at: float
@@ -46,16 +48,18 @@ class Claim:
         """The claim of that name of the set at `url`; None where there is none, or what is there is none."""
         try:
             found = json.loads(store.read_small(_place(url, name), _BYTES))
-            part, host, process, beats, at = (found[key] for key in ("part", "host", "process", "beats", "at"))
+            part, host, space = (found[key] for key in ("part", "host", "space"))
+            process, beats, at = (found[key] for key in ("process", "beats", "at"))
         except (StoreError, ValueError, TypeError, KeyError):
             return None
-        good = isinstance(part, str) and isinstance(host, str) and type(process) is int and type(beats) is int
-        return Claim(name, part, host, process, beats, at) if good and type(at) is float else None
+        good = all(isinstance(text, str) for text in (part, host, space)) and type(at) is float
+        good = good and type(process) is int and type(beats) is int
+        return Claim(name, part, host, space, process, beats, at) if good else None
 
     @property
     def gone(self) -> bool:
-        """Whether it is certain that the holder is no more: a process of this machine that is not there."""
-        if self.host != _host():
+        """Whether it is certain that the holder is no more: a process that would be seen here, and is not there."""
+        if not self.space or self.space != _space():
             return False
         try:
             os.kill(self.process, 0)
@@ -140,8 +144,9 @@ class Claims:
 
     def _claim(self) -> bytes:
         self._beats += 1
-        own: dict[str, Any] = {"part": str(self.part), "host": _host(), "process": os.getpid()}
-        return json.dumps({**own, "beats": self._beats, "at": time.time()}).encode()
+        own: dict[str, Any] = {"part": str(self.part), "host": socket.gethostname()[:200], "space": _space()}
+        now = {"process": os.getpid(), "beats": self._beats, "at": time.time()}
+        return json.dumps({**own, **now}).encode()
 
     def _beat(self) -> None:
         while not self._end.wait(_EVERY):
@@ -171,5 +176,10 @@ def _place(url: str, name: str) -> str:
     return store.join(url, f"{_PREFIX}{name}")
 
 
-def _host() -> str:
-    return socket.gethostname()[:200]
+def _space() -> str:
+    """ "" where it is not known."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as boot:
+            return f"{boot.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""

@@ -92,18 +92,18 @@ def test_one_of_two_has_a_claim_until_it_gives_it_back(tmp_path: Path) -> None:
 def test_a_claim_that_nobody_renews_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The holder runs on another machine, so that nothing but time tells that it is no more."""
     url, now = str(tmp_path), [100.0]
-    monkeypatch.setattr(claims_module, "_host", lambda: "elsewhere")
+    monkeypatch.setattr(claims_module, "_space", lambda: "elsewhere")
     gone = Claims(url, Part(0, 2))  # not entered: it never renews
     assert gone.take("a")
-    monkeypatch.setattr(claims_module, "_host", lambda: "here")
+    monkeypatch.setattr(claims_module, "_space", lambda: "here")
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     ours = Claims(url, Part(1, 2))
     assert not ours.take("a")
     now[0] += claims_module.LEASE - 1
     assert not ours.take("a")
-    monkeypatch.setattr(claims_module, "_host", lambda: "elsewhere")
+    monkeypatch.setattr(claims_module, "_space", lambda: "elsewhere")
     claims_module.store.put(f"{url}/.claim-a", gone._claim())  # it was slow
-    monkeypatch.setattr(claims_module, "_host", lambda: "here")
+    monkeypatch.setattr(claims_module, "_space", lambda: "here")
     now[0] += 2
     assert not ours.take("a")
     now[0] += claims_module.LEASE + 1
