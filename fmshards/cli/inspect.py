@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from fmshards.cli.options import json_option, print_json, table
+from fmshards.errors import InputError
 from fmshards.units import bytes_text, count_text, short_digests
 
 
@@ -98,7 +99,7 @@ def _sample(url: str, index: int, as_json: bool) -> None:
     try:
         sample = samples[index]
     except IndexError:
-        raise click.ClickException(f"{url} has samples 0 to {len(samples) - 1}, not {index}") from None
+        raise InputError(f"{url} has samples 0 to {len(samples) - 1}, not {index}") from None
     layers = {}
     for name in (layer.name for layer in samples.catalog.layers):
         x = sample[name].float()

@@ -15,9 +15,9 @@ from fmshards.shards import MANIFEST, is_whole, layer_url, read_manifest, read_p
 class Status:
     """Of the set at `url`. inputs: input shards, of each of which every layer has a shard. done: how many have all.
 
-    running: claims that were renewed within a lease, by their holders' clocks. stale: others, most likely of processes
-    that are no more. missing: names of input shards that are neither done nor claimed. whole: the manifest is there,
-    and every shard that it names, in its size.
+    running: claims on what is not done that were renewed within a lease, by their holders' clocks. stale: others, most
+    likely of processes that are no more. missing: names of input shards that are neither done nor claimed. whole: the
+    manifest is there, and every shard that it names, in its size.
     """
 
     url: str
@@ -36,23 +36,28 @@ def status(url: str) -> Status:
     """
     url = set_url(url)
     manifest = read_manifest(url) if store.exists(store.join(url, MANIFEST)) else None
-    claims, now = claims_of(url), time.time()
-    running = tuple(claim for claim in claims if not claim.gone and abs(now - claim.at) <= LEASE)
+    claims = claims_of(url)
     try:
         plan = read_plan(url) if manifest is None else manifest.plan
     except FormatError as error:
-        if not running:
+        by = next((claim for claim in claims if _renewed(claim)), None)
+        if by is None:
             raise
-        raise FormatError(f"{error}; part {running[0].part} on {running[0].host} is calibrating") from None
+        raise FormatError(f"{error}; part {by.part} on {by.host} is calibrating") from None
     there = [set(store.list_names(layer_url(url, layer.name))) for layer in plan.layers]
     left = [shard.name for shard in plan.inputs if not all(f"{shard.name}.tar" in names for names in there)]
-    claimed = {claim.name for claim in claims}
+    claimed = {claim.name: claim for claim in claims if claim.name in left}  # what is done is about to be given back
+    running = tuple(claim for claim in claimed.values() if _renewed(claim))
     return Status(
         url=url,
         inputs=len(plan.inputs),
         done=len(plan.inputs) - len(left),
         running=running,
-        stale=tuple(claim for claim in claims if claim not in running),
+        stale=tuple(claim for claim in claimed.values() if claim not in running),
         missing=tuple(name for name in left if name not in claimed),
         whole=manifest is not None and is_whole(url, manifest),
     )
+
+
+def _renewed(claim: Claim) -> bool:
+    return not claim.gone and abs(time.time() - claim.at) <= LEASE

@@ -118,7 +118,9 @@ def start(eight: list[str], out: Path, part: str | None, *more: str, **environ: 
     words += [] if part is None else ["--part", part]
     return subprocess.Popen(
         [sys.executable, "-m", "fmshards", *words],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ},
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        # As torchrun and Ray have it: the number of threads stands in a plan's provenance.
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environ},
         start_new_session=True,
     )  # fmt: skip
 

@@ -83,9 +83,8 @@ def test_what_is_whole_is_kept_and_the_rest_made_the_same(tars: list[str], made:
     shutil.copytree(made, out)
     (out / "manifest.json").unlink()
     (out / "layer2" / "000001.tar").unlink()
-    damaged = bytearray((out / "layer3" / "000002.tar").read_bytes())
-    damaged[2000] ^= 1
-    (out / "layer3" / "000002.tar").write_bytes(damaged)
+    data = (out / "layer3" / "000002.tar").read_bytes()
+    (out / "layer3" / "000002.tar").write_bytes(data[:-1024])
     finish(start(tars, out, tmp_path / "log", **RECIPE, workers=2), tmp_path / "log")
     assert tree(out) == tree(made)
 

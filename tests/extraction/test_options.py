@@ -147,4 +147,6 @@ def test_function_command_and_options_are_one() -> None:
     asked = command.make_context("extract", ["in", "out", "--model", "m", "--layer", "a:4"]).params
     words = {name: value for name, value in asked.items() if name not in ("source", "out", "model", "as_json")}
     assert (words.pop("layers"), words.pop("overwrite"), words.pop("plan")) == (("a:4",), False, None)
+    own = {"part": None, "grace": 25.0, "log_json": False, "address": None, "tasks": None, "cpus": None, "gpus": None}
+    assert {name: words.pop(name) for name in own} == own
     assert words == {name: value for name, value in DEFAULTS.items() if name not in ("layers", "version")}
