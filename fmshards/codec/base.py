@@ -78,6 +78,8 @@ class RowCodec(ABC):
     """Rates that are worth trying where the right one is looked for, the fewest bytes first."""
     keys: ClassVar[tuple[str, ...]] = ()
     """Of its config, besides codec, spec, order and filter."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Those of `keys` that configs of sets from before them lack."""
     takes_order: ClassVar[bool] = False
     """Whether its config may have a channel order."""
     multiple: ClassVar[int] = 1

@@ -113,7 +113,8 @@ def codec_from_config(config: object) -> Codec:
         known = ", ".join(_CODECS)
         raise FormatError(f"codec: expected {known}, found {str(config)[:100]}; a newer fmshards may know it")
     codec = _CODECS[name]
-    if set(config) - {"filter"} != {"codec", "spec", "order", *codec.keys}:
+    wanted = {"codec", "spec", "order", *codec.keys}
+    if not wanted - set(codec.later) <= set(config) <= wanted | {"filter"}:
         keys = ", ".join(["spec", "order", *codec.keys])
         raise FormatError(f"codec {name}: expected {keys}, found {str(list(config))[:200]}")
     filter = config.get("filter")

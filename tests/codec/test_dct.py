@@ -25,6 +25,7 @@ from fmshards.codec.dct.codec import DctCodec
 from fmshards.codec.dct.events import BASE, LARGEST, check, class_of
 from fmshards.errors import CodecError, FormatError, InputError
 from tests.codec.conftest import DATA, SPECS, features, values
+from tests.shards import reader40
 
 ROOT = Path(__file__).parent.parent.parent
 MAP = FeatureSpec("map", (24, 11, 14))
@@ -232,6 +233,19 @@ def test_a_config_comes_back_and_a_bad_one_is_refused():
     vector = codec_for("dct1", FeatureSpec("vector", (64,))).config()
     with pytest.raises(FormatError, match="expected false as transformed"):
         codec_from_config({**vector, "transformed": True})
+
+
+@pytest.mark.parametrize("spec", [MAP, FeatureSpec("vector", (64,))], ids=str)
+def test_a_config_from_before_it_said_whether_to_transform(spec):
+    """Then blocks of a grid always were."""
+    codec = codec_for("dct1", spec)
+    config = {key: value for key, value in codec.config().items() if key != "transformed"}
+    assert codec_from_config(config) == codec
+    x = data("normal", (2, *spec.shape))
+    found = reader40.decode(config, codec.member(codec.encode(x)), 2)
+    assert np.array_equal(found, codec.decode(codec.encode(x)).numpy())
+    with pytest.raises(FormatError, match="codec dct: expected"):
+        codec_from_config({key: value for key, value in config.items() if key != "offsets"})
 
 
 def test_a_config_of_a_huge_feature_takes_no_memory():

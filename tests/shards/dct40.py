@@ -36,7 +36,8 @@ def features(codec, rows):  # uint8 [n, row_bytes] -> float32 [n, values]: "dct"
     grid, runs = (grid, spec["class_tokens"] * c) if min(h, w) >= 3 else ([], math.prod(shape))
     blocks, signed = len(grid) + -(-runs // 16), any(codec["offsets"]) or not codec["nonnegative"]
     out, segments = np.zeros((len(rows), math.prod(shape)), f4), -(-blocks // 512)
-    plain = 0 if signed else 1 if codec["transformed"] else 16
+    transformed = codec.get("transformed", bool(grid))
+    plain = 0 if signed else 1 if transformed else 16
     for row, sample in zip(rows, out, strict=True):
         words, found, begin = row[: 2 + 2 * segments].view("<u2").tolist(), np.zeros((blocks, 16), f4), 2 + 2 * segments
         octave, part = divmod(min(words[0], 6688), 32)
@@ -55,12 +56,12 @@ def features(codec, rows):  # uint8 [n, row_bytes] -> float32 [n, values]: "dct"
             continue
         cells = sample[runs:].reshape(h, w, c).transpose(2, 0, 1) if last else sample[runs:].reshape(c, h, w)
         for (ch, y, x, q, r), block in zip(grid, found, strict=False):
-            some = block[: 1 if codec["transformed"] else 16]
+            some = block[: 1 if transformed else 16]
             some[some == 0] = codec["means"][ch]
             back = np.zeros(16, f4)
             back[list(SCAN)] = block
             back = back.reshape(4, 4)
-            if codec["transformed"]:
+            if transformed:
                 back = back_along(q, back_along(r, back.T).T)  # across, then down
             cells[ch, y : y + q, x : x + r] = back[:q, :r] * (f4(codec["gains"][ch]) * step) + offsets[ch]
     return np.where(out < 0, f4(0), out) if codec["nonnegative"] else out

@@ -46,6 +46,7 @@ class DctCodec(RowCodec):
     rates = "dct0.1 to dct4"
     ladder = ("dct0.1", "dct0.25", "dct0.5", "dct0.75", "dct1", "dct1.5", "dct2", "dct3", "dct4")
     keys = ("row_bytes", "transformed", "codes", "shifts", "gains", "means", "offsets", "nonnegative")
+    later = ("transformed",)
 
     @cached_property
     def blocks(self) -> Blocks:

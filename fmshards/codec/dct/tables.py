@@ -63,14 +63,15 @@ class Tables:
     @staticmethod
     def from_json(config: Mapping[str, Any], blocks: Blocks) -> Tables:
         """Raises FormatError on anything that `to_json` cannot give."""
-        shifts, nonnegative, transformed = config["shifts"], config["nonnegative"], config["transformed"]
+        shifts, nonnegative = config["shifts"], config["nonnegative"]
+        transformed = config.get("transformed", blocks.sides is not None)
         if not _is_list(shifts, 16) or not all(_is_list(each, KINDS) for each in shifts):
             raise FormatError(f"codec dct: expected 16 times {KINDS} numbers as shifts, found {str(shifts)[:80]}")
         if not all(_is_float32(value) and abs(value) <= 0.5 for each in shifts for value in each):
             raise FormatError(f"codec dct: expected float32 numbers of -0.5 to 0.5 as shifts, found {str(shifts)[:80]}")
-        for key in ("nonnegative", "transformed"):
-            if not isinstance(config[key], bool):
-                raise FormatError(f"codec dct: expected true or false as {key}, found {str(config[key])[:40]}")
+        for key, value in (("nonnegative", nonnegative), ("transformed", transformed)):
+            if not isinstance(value, bool):
+                raise FormatError(f"codec dct: expected true or false as {key}, found {str(value)[:40]}")
         if transformed and not blocks.sides:
             raise FormatError("codec dct: expected false as transformed, as the feature has no grid of places")
         channels = blocks.spec.channels
