@@ -73,12 +73,7 @@ class Remote(Backend):
     def list_names(self, url: str) -> list[str]:
         fs, path = _open(url)
         with guard("list", url):
-            try:
-                names = fs.ls(path, detail=False)
-            except FileNotFoundError as error:
-                if not is_missing(error):
-                    raise
-                return []
+            names = _listed(fs, path, detail=False)
         here = path.rstrip("/")
         found = {str(name).rstrip("/") for name in names}
         return sorted(name.rsplit("/", 1)[-1] for name in found if name != here)
@@ -86,14 +81,8 @@ class Remote(Backend):
     def list_files(self, url: str) -> dict[str, Info]:
         fs, path = _open(url)
         with guard("list", url):
-            try:
-                top = fs.ls(path, detail=True)
-            except FileNotFoundError as error:
-                if not is_missing(error):
-                    raise
-                return {}
             here, found = path.rstrip("/") + "/", {}
-            for entry in top:
+            for entry in _listed(fs, path, detail=True):
                 # One folder after another: what a file system says of a file takes a kilobyte, here some hundred bytes.
                 below = fs.find(entry["name"], detail=True) if entry["type"] == "directory" else {entry["name"]: entry}
                 for name, seen in below.items():
@@ -169,6 +158,17 @@ def _mark(found: Mapping[str, Any]) -> str | None:
         if found.get(name) and found.get("size") is not None:
             return f"{found['size']} bytes, {name} {found[name]}"
     return None
+
+
+def _listed(fs: Any, path: str, detail: bool) -> list[Any]:
+    """What a file system has in a folder; [] where there is none."""
+    try:
+        found: list[Any] = fs.ls(path, detail=detail)
+    except FileNotFoundError as error:
+        if not is_missing(error):
+            raise
+        return []
+    return found
 
 
 def _open(url: str) -> tuple[Any, str]:

@@ -65,6 +65,25 @@ class DigestReader:
         return data
 
 
+class SampleDigests:
+    """SHA-256 of the files of each input shard's samples, in order, as workers tell of them."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, list[bytes]] = {}
+
+    def add(self, shard: int, digests: Iterable[bytes], samples: int) -> None:
+        """samples: of the whole shard; what comes after all of them is of a shard that is read once more."""
+        known = self._known.setdefault(shard, [])
+        if len(known) == samples:
+            known.clear()
+        known += digests
+
+    def whole(self, shard: int, samples: int) -> list[bytes] | None:
+        """Those of all samples; None until they are there."""
+        known = self._known.get(shard, [])
+        return known if len(known) == samples else None
+
+
 class RowsDigest:
     """ "sha256:<hex>" over the rows of a table: of each its key, NUL, the SHA-256 of its image's bytes and that of its
     fields, an array of [name, value] sorted by name as msgpack has it (32 bytes each)."""

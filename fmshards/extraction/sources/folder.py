@@ -14,7 +14,7 @@ from fmshards import store
 from fmshards.errors import InputError, warn
 from fmshards.extraction.sources.base import IMAGE_EXTENSIONS, Item, Sample
 from fmshards.extraction.sources.classes import check_known
-from fmshards.extraction.sources.content import files_content
+from fmshards.extraction.sources.content import SampleDigests, files_content
 from fmshards.extraction.sources.fetch import read_all
 from fmshards.extraction.sources.image import decode_image
 from fmshards.extraction.sources.scan import Scan, Seen, scan, warn_left_out
@@ -68,7 +68,7 @@ class FolderSource:
         ]
         self.inputs = tuple(self._input(i, found.images) for i in range(len(self._shards)))
         self._stamps = [self._stamp(i, found.images) for i in range(len(self._shards))]
-        self._digests: dict[int, list[bytes]] = {}
+        self._digests = SampleDigests()
 
     def _input(self, i: int, seen: Mapping[str, Seen]) -> InputShard:
         sizes = [seen[path][0] for path in self._paths(i)]
@@ -111,10 +111,7 @@ class FolderSource:
         return Sample(item.key, decode_image(data, self.orientation), item.fields, hashlib.sha256(data).digest())
 
     def loaded(self, shard: int, digests: Sequence[bytes]) -> None:
-        known = self._digests.setdefault(shard, [])
-        if len(known) == self.work(shard):  # read once more
-            known.clear()
-        known += digests
+        self._digests.add(shard, digests, self.work(shard))
 
     def stamp(self, shard: int) -> str | None:
         return self._stamps[shard]
@@ -125,8 +122,8 @@ class FolderSource:
             return files_content(self._paths(shard), digests)
 
     def digest_read(self, shard: int) -> str | None:
-        known = self._digests.get(shard, [])
-        return files_content(self._paths(shard), known) if len(known) == self.work(shard) else None
+        known = self._digests.whole(shard, self.work(shard))
+        return None if known is None else files_content(self._paths(shard), known)
 
     def fingerprint(self) -> str | None:
         return None

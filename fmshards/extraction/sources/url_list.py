@@ -13,6 +13,7 @@ from fmshards.errors import FmshardsError, InputError
 from fmshards.extraction.sources.base import Item, Sample
 from fmshards.extraction.sources.classes import check_label
 from fmshards.extraction.sources.columns import KEY, field_names, own_key
+from fmshards.extraction.sources.content import SampleDigests
 from fmshards.extraction.sources.fetch import read_all
 from fmshards.extraction.sources.image import decode_image
 from fmshards.extraction.sources.list_check import ListCheck, place_of
@@ -77,7 +78,7 @@ class ListSource:
             for i, (count, digest) in enumerate(zip(checked.counts, checked.digests, strict=True))
         )
         self._stamps = checked.stamps
-        self._digests: dict[int, list[bytes]] = {}
+        self._digests = SampleDigests()
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers load items, and need no list."""
@@ -123,10 +124,7 @@ class ListSource:
         return Sample(item.key, image, item.fields, hashlib.sha256(data).digest())
 
     def loaded(self, shard: int, digests: Sequence[bytes]) -> None:
-        known = self._digests.setdefault(shard, [])
-        if len(known) == self.work(shard):  # read once more
-            known.clear()
-        known += digests
+        self._digests.add(shard, digests, self.work(shard))
 
     def stamp(self, shard: int) -> str | None:
         """Of the rows, and of local files size and time of change. What URLs give now is not asked for."""
@@ -140,8 +138,8 @@ class ListSource:
             )
 
     def digest_read(self, shard: int) -> str | None:
-        known = self._digests.get(shard, [])
-        return self._content(shard, known) if len(known) == self.work(shard) else None
+        known = self._digests.whole(shard, self.work(shard))
+        return None if known is None else self._content(shard, known)
 
     def fingerprint(self) -> str | None:
         return None
