@@ -39,7 +39,7 @@ def jpegs(tars: Iterable[str | Path], most: int | None = None) -> list[tuple[byt
     found: list[tuple[bytes, int]] = []
     for path in tars:
         with tarfile.open(path) as tar:
-            fields = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+            fields = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]  # a file, not a folder
         found += [(data, int(fields[name[:-3] + "cls"])) for name, data in fields.items() if name.endswith("jpg")]
     if not found:
         sys.exit("no images found: see --data and --pattern")

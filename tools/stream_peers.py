@@ -157,10 +157,10 @@ def _of_dicts(samples: list[dict[str, Any]]) -> Pair:
 def write_litdata(features: Features, out: Path, compression: str | None = None) -> None:
     import litdata
 
-    (out / "of").write_text(str(features.x.filename))  # type: ignore[attr-defined]
+    (out / "of").write_text(str(features.x.filename))  # type: ignore[attr-defined]  # a memmap
     parts = np.array_split(np.arange(len(features.y)), 8)
     litdata.optimize(
-        fn=_LitSamples(str(Path(str(features.x.filename)).parent)),  # type: ignore[attr-defined]
+        fn=_LitSamples(str(Path(str(features.x.filename)).parent)),  # type: ignore[attr-defined]  # a memmap
         inputs=[(int(part[0]), int(part[-1]) + 1) for part in parts],
         output_dir=str(out),
         chunk_bytes=SHARD_BYTES,
@@ -190,7 +190,7 @@ def read_litdata(place: Place, workers: int) -> Iterable[Pair]:
         from litdata.streaming import downloader
 
         # Its asynchronous client takes https alone; without it chunks are not prefetched, which would not be fair.
-        downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # type: ignore[typeddict-unknown-key]
+        downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # type: ignore[typeddict-unknown-key]  # an option that its types do not know
         options = {
             "cache_dir": str(place.cache),
             "storage_options": {
@@ -284,7 +284,7 @@ def read_hdf5(place: Place, workers: int) -> Iterable[Pair]:
 def _decoded_hdf5(copy: Path, count: int) -> str:
     """The first `count` features of a copy, in a file .npy."""
     import h5py
-    import hdf5plugin  # noqa: F401
+    import hdf5plugin  # noqa: F401  # it registers its filters
 
     with h5py.File(copy / "features.h5", "r") as file:
         x = file["x"]

@@ -104,12 +104,12 @@ class Worker:
         self.works: dict[str, str] = found["works"]
 
     def run(self, work: str) -> float:
-        self._process.stdin.write(work + "\n")  # type: ignore[union-attr]
-        self._process.stdin.flush()  # type: ignore[union-attr]
+        self._process.stdin.write(work + "\n")  # type: ignore[union-attr]  # both are pipes
+        self._process.stdin.flush()  # type: ignore[union-attr]  # both are pipes
         return float(self._answer())
 
     def _answer(self) -> Any:
-        line = self._process.stdout.readline()  # type: ignore[union-attr]
+        line = self._process.stdout.readline()  # type: ignore[union-attr]  # both are pipes
         if not line:
             raise SystemExit(f"a checkout's process ended with exit code {self._process.wait()}; its error is above")
         return json.loads(line)
@@ -118,7 +118,7 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()  # type: ignore[union-attr]
+        self._process.stdin.close()  # type: ignore[union-attr]  # both are pipes
         self._process.wait()
 
 

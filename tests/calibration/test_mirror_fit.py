@@ -111,7 +111,7 @@ def test_what_gives_no_finite_map_is_refused_by_layer(bad: float, where: int) ->
         fit_mirror(x, -x, spec)
 
 
-def test_it_beats_the_plain_flip_on_a_real_network(resnet, photos) -> None:  # noqa: F811
+def test_it_beats_the_plain_flip_on_a_real_network(resnet, photos) -> None:  # noqa: F811  # a fixture, imported above
     x = torch.stack([pixels(image) for image in photos])
     base, mirror = layer2(resnet, x), layer2(resnet, x.flip(-1))
     spec = FeatureSpec("map", (32, 16, 16))

@@ -106,18 +106,20 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def alone(eight: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What one process makes of them, undisturbed."""
     out = tmp_path_factory.mktemp("alone") / "set"
-    assert start(eight, out, "0/1").wait(300) == 0
+    assert start(eight, out).wait(300) == 0
     return tree(out)
 
 
-def start(eight: list[str], out: Path, part: str | None, *more: str, **environ: str) -> subprocess.Popen[str]:
-    folder = Path(eight[0]).parent
-    words = ["extract", f"{folder}/in-{{0..7}}.tar", str(out), "--model", MODEL, "--weights", WEIGHTS]
+def line(eight: list[str], out: Path, *more: str) -> list[str]:
+    """A small extraction as it is typed: the words after `fmshards`."""
+    words = ["extract", f"{Path(eight[0]).parent}/in-{{0..7}}.tar", str(out), "--model", MODEL, "--weights", WEIGHTS]
     words += ["--layer", "layer2:4", "--preprocess", "normalize(imagenet)", "--recipe", "flip", "--device", "cpu"]
-    words += ["--batch", "2", "--chunk", "10", "--calibration", "16", *more]
-    words += [] if part is None else ["--part", part]
+    return [*words, "--batch", "2", "--chunk", "10", "--calibration", "16", *more]
+
+
+def start(eight: list[str], out: Path, *more: str, **environ: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "fmshards", *words],
+        [sys.executable, "-m", "fmshards", *line(eight, out, *more)],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         # As torchrun and Ray have it: the number of threads stands in a plan's provenance.
         env={**os.environ, "OMP_NUM_THREADS": "1", **environ},

@@ -16,7 +16,7 @@ import pytest
 from fmshards.errors import InputError
 from fmshards.extraction import extract_on_ray, status
 
-from .conftest import MODEL, ROOT, WEIGHTS, tree
+from .conftest import MODEL, ROOT, WEIGHTS, line, tree
 
 OPTIONS: dict[str, Any] = {
     "model": MODEL, "weights": WEIGHTS, "layers": ["layer2:4"], "preprocess": "normalize(imagenet)", "recipe": "flip",
@@ -79,16 +79,14 @@ def test_a_node_that_dies_costs_time_alone(
 def test_the_command_line(cluster: Any, eight: list[str], alone: dict[str, bytes], tmp_path: Path) -> None:
     cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
     out = tmp_path / "set"
-    words = ["extract", f"{Path(eight[0]).parent}/in-{{0..7}}.tar", out, "--model", MODEL, "--weights", WEIGHTS]
-    words += ["--layer", "layer2:4", "--preprocess", "normalize(imagenet)", "--recipe", "flip", "--device", "cpu"]
-    words += ["--batch", 2, "--chunk", 10, "--calibration", 16, "--ray", cluster.address]
+    words = [*line(eight, out), "--ray", cluster.address]
     done = subprocess.run(
-        [sys.executable, "-m", "fmshards", *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=os.environ
+        [sys.executable, "-m", "fmshards", *words], cwd=ROOT, capture_output=True, text=True, env=os.environ
     )
     assert done.returncode == 0, done.stderr
     assert tree(out) == alone
     bad = subprocess.run(
-        [sys.executable, "-m", "fmshards", *map(str, words[:7]), "--layer", "none:4", "--ray", cluster.address],
+        [sys.executable, "-m", "fmshards", *words[:7], "--layer", "none:4", "--ray", cluster.address],
         cwd=ROOT, capture_output=True, text=True, env=os.environ,
     )  # fmt: skip
     assert bad.returncode == 65, bad.stderr

@@ -22,7 +22,7 @@ from fmshards.extraction.claims import Claims, claims_of
 from fmshards.extraction.part import Part, part_of
 from fmshards.shards import read_manifest
 
-from .conftest import ROOT, options, start, tree
+from .conftest import ROOT, line, options, start, tree
 
 SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}
 ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_STEP": "2"}
@@ -122,7 +122,7 @@ def test_a_claim_of_a_process_that_died_here_is_taken_at_once(tmp_path: Path) ->
 
 def test_two_parts_share_the_work(eight: list[str], alone: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "set"
-    both = [start(eight, out, None, RANK=str(i), WORLD_SIZE="2") for i in range(2)]
+    both = [start(eight, out, RANK=str(i), WORLD_SIZE="2") for i in range(2)]
     said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert tree(out) == alone
@@ -133,7 +133,7 @@ def test_two_parts_share_the_work(eight: list[str], alone: dict[str, bytes], tmp
 
 
 def test_a_part_alone_makes_all(eight: list[str], alone: dict[str, bytes], tmp_path: Path) -> None:
-    assert start(eight, tmp_path / "set", "2/3").wait(300) == 0
+    assert start(eight, tmp_path / "set", "--part", "2/3").wait(300) == 0
     assert tree(tmp_path / "set") == alone
 
 
@@ -143,7 +143,7 @@ def test_parts_that_are_killed_and_started_anew(
 ) -> None:
     """One of two at a time, at any moment; the other goes on with what it had."""
     out, draw = tmp_path / "set", random.Random(seed)
-    parts = [start(eight, out, f"{i}/2") for i in range(2)]
+    parts = [start(eight, out, "--part", f"{i}/2") for i in range(2)]
     for _ in range(4):
         which = draw.randrange(2)
         at_work = f'"part": "{which}/2"'.encode()  # in a claim
@@ -152,7 +152,7 @@ def test_parts_that_are_killed_and_started_anew(
         time.sleep(draw.uniform(0, 0.3))
         parts[which].kill()
         parts[which].communicate()
-        parts[which] = start(eight, out, f"{which}/2")
+        parts[which] = start(eight, out, "--part", f"{which}/2")
     said = [process.communicate(timeout=300)[1] for process in parts]
     assert [process.returncode for process in parts] == [0, 0], said
     assert tree(out) == alone
@@ -173,7 +173,7 @@ def test_a_signal_ends_the_shard_in_work_and_no_other_is_begun(
     eight: list[str], alone: dict[str, bytes], tmp_path: Path, number: signal.Signals, to: str
 ) -> None:
     out = tmp_path / "set"
-    process = start(eight, out, None, "--workers", "1")
+    process = start(eight, out, "--workers", "1")
     until_shards(process, out, 2)
     if to == "the process":
         process.send_signal(number)
@@ -185,13 +185,13 @@ def test_a_signal_ends_the_shard_in_work_and_no_other_is_begun(
     assert "of its 8 input shards are still to be made; run the same again" in said
     left = tree(out)
     assert {name: data for name, data in alone.items() if name in left} == left
-    assert start(eight, out, None).wait(300) == 0
+    assert start(eight, out).wait(300) == 0
     assert tree(out) == alone
 
 
 def test_without_grace_the_shard_in_work_is_left(eight: list[str], alone: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "set"
-    process = start(eight, out, None, "--grace", "0")
+    process = start(eight, out, "--grace", "0")
     until_shards(process, out, 1)
     process.terminate()
     said = process.communicate(timeout=120)[1]
@@ -223,7 +223,7 @@ def test_a_function_is_asked_to_stop(tars: list[str], tmp_path: Path) -> None:
 def test_how_far_a_set_is(eight: list[str], tmp_path: Path) -> None:
     """Seen from outside: while it runs, after a kill, and when it is whole."""
     out = tmp_path / "set"
-    process = start(eight, out, "1/2")
+    process = start(eight, out, "--part", "1/2")
     until_shards(process, out, 1)
     process.send_signal(signal.SIGSTOP)
     found = status(str(out))
@@ -243,7 +243,7 @@ def test_how_far_a_set_is(eight: list[str], tmp_path: Path) -> None:
     assert said.returncode == 75, said.stderr
     assert f"{found.done} of 8 input shards done" in said.stdout
     assert "  stale: " in said.stdout
-    assert start(eight, out, "0/2").wait(300) == 0
+    assert start(eight, out, "--part", "0/2").wait(300) == 0
     assert status(str(out)) == Status(str(out), 8, 8, (), (), (), whole=True)
     assert subprocess.run([sys.executable, "-m", "fmshards", "status", str(out), "--json"], cwd=ROOT).returncode == 0
 
@@ -257,10 +257,15 @@ def test_parts_do_not_overwrite(tars: list[str], tmp_path: Path) -> None:
 def test_torchrun_starts_two(eight: list[str], alone: dict[str, bytes], tmp_path: Path) -> None:
     """The same line, by torchrun, which says in the environment which of them each is."""
     out = tmp_path / "set"
-    process = start(eight, out, None)
-    line = list(process.args)[1:]  # type: ignore[arg-type]  # a list, as given
-    process.kill()
-    process.communicate()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*torchrun, *line], cwd=ROOT, check=True, timeout=300, capture_output=True)
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "fmshards",
+    ]
+    subprocess.run([*torchrun, *line(eight, out)], cwd=ROOT, check=True, timeout=300, capture_output=True)
     assert tree(out) == alone

@@ -15,7 +15,7 @@ import pytest
 
 from fmshards.extraction import status
 
-from .conftest import ROOT, start, tree
+from .conftest import ROOT, line, tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_slurm]
 SCRIPT = ROOT / "tests" / "servers" / "slurm.sh"
@@ -49,14 +49,10 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 
 def submit(slurm: dict[str, str], eight: list[str], out: Path, *options: str) -> str:
-    """The number of a job of the example, with what `start` says to a process."""
-    process = start(eight, out, None)
-    process.kill()
-    process.communicate()
-    words = [str(word) for word in list(process.args)[4:]]  # type: ignore[arg-type]  # what follows `extract`
+    """The number of a job of the example."""
     own = ["--cpus-per-task", "1", "--output", f"{out}.log", *options]
     said = subprocess.run(
-        ["sbatch", "--parsable", *own, str(JOB), *words],
+        ["sbatch", "--parsable", *own, str(JOB), *line(eight, out)[1:]],
         env=slurm,
         cwd=ROOT,
         check=True,

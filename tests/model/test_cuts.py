@@ -158,7 +158,7 @@ def test_arguments_of_another_kind_are_refused_by_name(value: Any) -> None:
 
 def test_several_cuts_are_asked_for_by_a_list() -> None:
     with pytest.raises(InputError, match="multi_prefix"):
-        split(nets.Net(), ["stem", "mid"], torch.zeros(1, 3, 8, 8))  # type: ignore[arg-type]
+        split(nets.Net(), ["stem", "mid"], torch.zeros(1, 3, 8, 8))  # type: ignore[arg-type]  # a user's mistake
     for value in ("stem", None, 3):
         with pytest.raises(InputError, match="cuts is"):
-            multi_prefix(nets.Net(), value, torch.zeros(1, 3, 8, 8))  # type: ignore[arg-type]
+            multi_prefix(nets.Net(), value, torch.zeros(1, 3, 8, 8))  # type: ignore[arg-type]  # a user's mistake

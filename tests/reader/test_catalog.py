@@ -106,13 +106,13 @@ def test_a_relative_path_outlives_chdir(built: BuiltSet, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("url", ["", None, 3, b"set", ["set"]])
 def test_what_is_no_url(url: object) -> None:
     with pytest.raises(InputError, match="url: expected"):
-        open_catalog(url)  # type: ignore[arg-type]
+        open_catalog(url)  # type: ignore[arg-type]  # a user's mistake
 
 
 @pytest.mark.parametrize("layers", [[], ["layer2", "layer2"], 3, [3], {"layer2": 4, "x": 5}.items()])
 def test_what_are_no_layers(built: BuiltSet, layers: object) -> None:
     with pytest.raises(InputError, match="layers="):
-        open_catalog(built.url, layers)  # type: ignore[arg-type]
+        open_catalog(built.url, layers)  # type: ignore[arg-type]  # a user's mistake
 
 
 def test_a_set_without_samples(tmp_path: Path) -> None:

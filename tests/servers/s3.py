@@ -227,7 +227,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def _unchunked(headers: object, body: bytes) -> bytes:
     """The content of a body that a client signed in chunks (`aws-chunked`)."""
-    if "aws-chunked" not in str(headers.get("Content-Encoding", "")):  # type: ignore[attr-defined]
+    if "aws-chunked" not in str(headers.get("Content-Encoding", "")):  # type: ignore[attr-defined]  # any mapping of headers
         return body
     out = b""
     while True:

@@ -97,7 +97,7 @@ def test_what_is_damaged_is_read_again(tmp_path: Path, way: str) -> None:
 def test_what_turned_out_wrong_is_replaced(tmp_path: Path) -> None:
     inner = Counted()
     kept = cached(inner, tmp_path)
-    inner.read = lambda url, start=0, length=None: b"\0" * length  # type: ignore[method-assign]
+    inner.read = lambda url, start=0, length=None: b"\0" * length  # type: ignore[method-assign]  # a stand-in
     assert kept.read("x", 0, 1000) == kept.read("x", 0, 1000) == bytes(1000)
     assert kept.refresh("x", 0, 1000) == content("x", "1", 0, 1000) == kept.read("x", 0, 1000)
 

@@ -139,7 +139,7 @@ def test_a_profile_is_a_boto_users(
 
 def _read(url: str, queue: object) -> None:
     found = store.Access(patience=20).backend(url).read(url, 300, 1000)
-    queue.put((found, clients._forked))  # type: ignore[attr-defined]
+    queue.put((found, clients._forked))  # type: ignore[attr-defined]  # private, looked at on purpose
 
 
 @pytest.mark.parametrize("used", [True, False])

@@ -42,7 +42,7 @@ def test_a_worker_is_killed_and_the_loader_goes_on(flipped: BuiltSet, persistent
     load = loader(flipped.url, 8, num_workers=2, seed=3, persistent_workers=persistent, prefetch_factor=1)
     batches = iter(load)
     seen = [digest(next(batches)) for _ in range(3)]
-    os.kill(batches._batches._workers[1].pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    os.kill(batches._batches._workers[1].pid, signal.SIGKILL)  # type: ignore[attr-defined]  # torch has no public way
     message = error_of(FmshardsError, map(seen.append, map(digest, batches)))
     assert "died" in message
     del batches

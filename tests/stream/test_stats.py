@@ -147,4 +147,4 @@ def test_bench_names_the_stage_that_limits(plain: BuiltSet, slow: None, workers:
 @pytest.mark.parametrize("seconds", [0, -1, True, "10", float("nan"), float("inf")])
 def test_bench_takes_a_positive_number_of_seconds(plain: BuiltSet, seconds: object) -> None:
     with pytest.raises(InputError, match="seconds is a positive number"):
-        bench(plain.url, seconds)  # type: ignore[arg-type]
+        bench(plain.url, seconds)  # type: ignore[arg-type]  # a user's mistake

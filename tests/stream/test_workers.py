@@ -27,7 +27,7 @@ def test_a_worker_that_is_killed(
     def dies(self: Fetcher, *args: object) -> object:
         if get_worker_info() is not None and not alive.exists():
             os.kill(os.getpid(), way) if way is not None else os._exit(1)
-        return fetch(self, *args)  # type: ignore[arg-type]
+        return fetch(self, *args)  # type: ignore[arg-type]  # a method, replaced
 
     monkeypatch.setattr(Fetcher, "fetch", dies)
     load = loader(plain.url, 8, num_workers=2, persistent_workers=persistent)

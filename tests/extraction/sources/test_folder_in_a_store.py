@@ -30,7 +30,7 @@ def everything(source: Any) -> list[tuple[str, dict[str, Any], Any, int]]:
     return [(i.key, i.fields, i.data, i.work) for shard in range(len(source.inputs)) for i in items(source, shard)]
 
 
-def copied(folder: Path, s3: S3, name: str = "photos") -> str:  # noqa: F811
+def copied(folder: Path, s3: S3, name: str = "photos") -> str:  # noqa: F811  # a fixture, imported above
     shutil.copytree(folder, s3.root / BUCKET / name)
     return f"s3://{BUCKET}/{name}"
 
@@ -86,7 +86,7 @@ def test_the_items_are_those_of_the_same_folder_on_a_disk(
     assert remote.content(0) == local.content(0)
 
 
-def test_a_folder_in_an_object_store(tmp_path: Path, s3: S3) -> None:  # noqa: F811
+def test_a_folder_in_an_object_store(tmp_path: Path, s3: S3) -> None:  # noqa: F811  # a fixture, imported above
     names = [f"{c}/{i}.png" for c in ("cat", "dog", "ant") for i in range(4)]
     names[5] = "dog/é + #1%20 (=&).png"
     root = make_folder(tmp_path / "photos", names)
@@ -113,7 +113,7 @@ def test_a_folder_in_an_object_store(tmp_path: Path, s3: S3) -> None:  # noqa: F
     assert [again.stamp(i) == stamps[i] for i in range(3)] == [True, False, True]
 
 
-def test_classes_that_a_store_does_not_know_of_may_be_named(tmp_path: Path, s3: S3) -> None:  # noqa: F811
+def test_classes_that_a_store_does_not_know_of_may_be_named(tmp_path: Path, s3: S3) -> None:  # noqa: F811  # a fixture, imported above
     root = make_folder(tmp_path / "photos", ["b/0.png", "c/0.png"])
     (root / "a").mkdir()
     url = copied(root, s3)
@@ -125,7 +125,7 @@ def test_classes_that_a_store_does_not_know_of_may_be_named(tmp_path: Path, s3: 
     }
 
 
-def test_what_a_folder_in_a_store_holds(tmp_path: Path, s3: S3) -> None:  # noqa: F811
+def test_what_a_folder_in_a_store_holds(tmp_path: Path, s3: S3) -> None:  # noqa: F811  # a fixture, imported above
     bucket = s3.root / BUCKET
     for i in range(2):
         write_tar(bucket / "tars" / f"{i}.tar", {"x.jpg": jpeg(i)})
@@ -184,7 +184,7 @@ def real(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_a_set_of_a_folder_goes_on_from_its_copy_in_a_store(real: Path, s3: S3, tmp_path: Path) -> None:  # noqa: F811
+def test_a_set_of_a_folder_goes_on_from_its_copy_in_a_store(real: Path, s3: S3, tmp_path: Path) -> None:  # noqa: F811  # a fixture, imported above
     url, more = copied(real, s3), options(shard_size=20)
     extract(url, tmp_path / "store", workers=1, **more)
     extract(real, tmp_path / "local", **more)
@@ -199,7 +199,7 @@ def test_a_set_of_a_folder_goes_on_from_its_copy_in_a_store(real: Path, s3: S3, 
     assert (report.problems, report.recomputed) == ((), 8)
 
 
-def test_an_object_that_changed_since_the_plan_is_refused(real: Path, s3: S3, tmp_path: Path) -> None:  # noqa: F811
+def test_an_object_that_changed_since_the_plan_is_refused(real: Path, s3: S3, tmp_path: Path) -> None:  # noqa: F811  # a fixture, imported above
     url, more = copied(real, s3), options(shard_size=20)
     out = tmp_path / "set"
     extract(url, out, **more)

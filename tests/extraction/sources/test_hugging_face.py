@@ -103,7 +103,7 @@ class Hub(MemoryFileSystem):
 
     protocol = "hf"
     store: dict[str, Any] = {}  # noqa: RUF012  # MemoryFileSystem keeps it so
-    pseudo_dirs = [""]  # noqa: RUF012
+    pseudo_dirs = [""]  # noqa: RUF012  # as its base has it
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:

@@ -321,7 +321,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 # from stores
 
 
-def test_from_an_object_store(tmp_path: Path, s3: S3) -> None:  # noqa: F811
+def test_from_an_object_store(tmp_path: Path, s3: S3) -> None:  # noqa: F811  # a fixture, imported above
     local = [write(tmp_path / "data" / f"train-{i}.parquet", count=6, first=6 * i, names=NAMES) for i in range(2)]
     folder = s3.root / BUCKET / "data"
     folder.mkdir()

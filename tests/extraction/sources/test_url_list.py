@@ -198,7 +198,7 @@ def test_an_image_that_cannot_be_decoded_is_named(photos: Path) -> None:
 # from stores
 
 
-def test_lists_and_images_at_urls(photos: Path, web: WebServer, s3: S3) -> None:  # noqa: F811
+def test_lists_and_images_at_urls(photos: Path, web: WebServer, s3: S3) -> None:  # noqa: F811  # a fixture, imported above
     wanted = [image for _, _, image in everything(open_source(listed(photos, "\n".join(NAMES), "list.txt")))]
     for root in (web.root, s3.root / BUCKET):
         make_folder(root, NAMES)
