@@ -13,8 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,8 +100,7 @@ class Claims:
         if self._thread is not None:
             self._thread.join()
         for name in list(self._held):
-            with suppress(StoreError):  # it runs out
-                self.give_back(name)
+            self.give_back(name)
 
     def take(self, name: str) -> bool:
         """Claim what has that name; False where somebody else has it."""
@@ -118,18 +116,11 @@ class Claims:
             return mine
 
     def give_back(self, name: str) -> None:
-        with self._lock:
+        """A claim that cannot be removed runs out: what it was for is no worse for that."""
+        with self._lock, suppress(StoreError):
             if name in self._held:
                 self._held.discard(name)
                 store.remove(_place(self.url, name))
-
-    @contextmanager
-    def held(self, name: str) -> Iterator[bool]:
-        """As `take`, given back at the end."""
-        try:
-            yield self.take(name)
-        finally:
-            self.give_back(name)
 
     def _is_stale(self, name: str) -> bool:
         found = Claim.read(self.url, name)
@@ -163,9 +154,10 @@ def claims_of(url: str) -> list[Claim]:
 
 
 def remove_claims(url: str) -> None:
-    """Of a set that is whole: what killed processes left."""
-    for name in _names(url):
-        store.remove(_place(url, name))
+    """Of a set that is whole: what killed processes left. What cannot be removed stays, and does no harm."""
+    with suppress(StoreError):
+        for name in _names(url):
+            store.remove(_place(url, name))
 
 
 def _names(url: str) -> list[str]:

@@ -35,7 +35,7 @@ class Part:
 
     def order(self, n: int) -> Iterator[int]:
         """All of n shards: its own from the first on, then those of each other part from the last back, beginning with
-        the part after this one: two that are through meet the one that is behind at different ends."""
+        the part after this one: whoever helps comes from the other end than the one that is helped."""
         yield from self.own(n)
         for ahead in range(1, self.count):
             other = Part((self.index + ahead) % self.count, self.count)

@@ -6,14 +6,14 @@ import time
 from dataclasses import dataclass
 
 from fmshards import store
-from fmshards.errors import FormatError
 from fmshards.extraction.claims import LEASE, Claim, claims_of
-from fmshards.shards import MANIFEST, is_whole, layer_url, read_manifest, read_plan, set_url
+from fmshards.shards import MANIFEST, PLAN, is_whole, layer_url, read_manifest, read_plan, set_url
 
 
 @dataclass(frozen=True)
 class Status:
-    """Of the set at `url`. inputs: input shards, of each of which every layer has a shard. done: how many have all.
+    """Of the set at `url`. inputs: input shards, of each of which every layer has a shard; 0 while a part calibrates
+    and claims the plan. done: how many have all.
 
     running: claims on what is not done that were renewed within a lease, by their holders' clocks. stale: others, most
     likely of processes that are no more. missing: names of input shards that are neither done nor claimed. whole: the
@@ -37,21 +37,19 @@ def status(url: str) -> Status:
     url = set_url(url)
     manifest = read_manifest(url) if store.exists(store.join(url, MANIFEST)) else None
     claims = claims_of(url)
-    try:
+    if claims and manifest is None and not store.exists(store.join(url, PLAN)):  # a part calibrates
+        inputs, left = 0, [PLAN]
+    else:
         plan = read_plan(url) if manifest is None else manifest.plan
-    except FormatError as error:
-        by = next((claim for claim in claims if _renewed(claim)), None)
-        if by is None:
-            raise
-        raise FormatError(f"{error}; part {by.part} on {by.host} is calibrating") from None
-    there = [set(store.list_names(layer_url(url, layer.name))) for layer in plan.layers]
-    left = [shard.name for shard in plan.inputs if not all(f"{shard.name}.tar" in names for names in there)]
+        there = [set(store.list_names(layer_url(url, layer.name))) for layer in plan.layers]
+        left = [shard.name for shard in plan.inputs if not all(f"{shard.name}.tar" in names for names in there)]
+        inputs = len(plan.inputs)
     claimed = {claim.name: claim for claim in claims if claim.name in left}  # what is done is about to be given back
     running = tuple(claim for claim in claimed.values() if _renewed(claim))
     return Status(
         url=url,
-        inputs=len(plan.inputs),
-        done=len(plan.inputs) - len(left),
+        inputs=inputs,
+        done=max(0, inputs - len(left)),
         running=running,
         stale=tuple(claim for claim in claimed.values() if claim not in running),
         missing=tuple(name for name in left if name not in claimed),

@@ -15,7 +15,7 @@ def never() -> bool:
 
 
 def wait(stop: Callable[[], bool]) -> None:
-    """Some seconds, or until `stop` says True."""
+    """A moment, or until `stop` says True."""
     until = time.monotonic() + _POLL
     while time.monotonic() < until and not stop():
         time.sleep(_LOOK)

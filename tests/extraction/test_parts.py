@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmshards.errors import InputError, StoppedError
+from fmshards.errors import FormatError, InputError, StoppedError, StoreError
 from fmshards.extraction import Status, extract, status
 from fmshards.extraction import claims as claims_module
 from fmshards.extraction.claims import Claims, claims_of
@@ -118,6 +118,32 @@ def test_a_claim_of_a_process_that_died_here_is_taken_at_once(tmp_path: Path) ->
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
     assert [claim.gone for claim in claims_of(url)] == [True]
     assert Claims(url, Part(1, 2)).take("a")
+
+
+def test_a_claim_that_cannot_be_given_back_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was for is done all the same."""
+
+    def refused(url: str) -> None:
+        raise StoreError(f"cannot remove {url}")
+
+    monkeypatch.setattr(claims_module.store, "remove", refused)
+    with Claims(str(tmp_path), Part(0, 2)) as ours:
+        assert ours.take("a")
+        assert ours.take("b")
+        ours.give_back("a")
+    claims_module.remove_claims(str(tmp_path))
+    assert {claim.name for claim in claims_of(str(tmp_path))} == {"a", "b"}
+
+
+def test_while_a_part_calibrates_there_is_no_plan(tmp_path: Path) -> None:
+    url = str(tmp_path)
+    with pytest.raises(FormatError, match="no shard set here"):
+        status(url)
+    with Claims(url, Part(0, 2)) as ours:
+        ours.take("plan.json")
+        found = status(url)
+    assert (found.inputs, found.done, found.whole, found.stale) == (0, 0, False, ())
+    assert [(claim.name, claim.part) for claim in found.running] == [("plan.json", "0/2")]
 
 
 def test_two_parts_share_the_work(eight: list[str], alone: dict[str, bytes], tmp_path: Path) -> None:
